@@ -1,0 +1,45 @@
+/* credentials.h: the device identity: where its connection string comes from, and the token of the moment.
+ * Order: connection_string, connection_string_file, $CREDENTIALS_DIRECTORY/connection-string (systemd). */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "lib/macro.h"
+#include "lib/time-util.h"
+
+typedef struct Credentials Credentials;
+
+typedef struct CredentialsOptions {
+        const char *connection_string;      /* copied; NULL when absent */
+        const char *connection_string_file; /* copied; NULL when absent */
+        const char *product_info;           /* copied; NULL: iothubd/VERSION (Linux; MACHINE) */
+        const char *model_id;               /* copied or NULL */
+        usec_t token_lifetime_usec;
+} CredentialsOptions;
+
+/* 0 or -ENOMEM; missing or malformed credentials are no failure here: credentials_problem(). */
+int credentials_new(const CredentialsOptions *options, Credentials **ret);
+Credentials *credentials_free(Credentials *c);
+DEFINE_CLEANUP(Credentials *, credentials_free);
+
+/* Reads the sources again. 1 when the identity or key changed, 0 when not, -errno when unreadable (the old ones stay in
+ * use). */
+int credentials_reload(Credentials *c);
+
+/* NULL while they are usable; else a sentence that says what is missing or wrong and the remedy; no secret in it. */
+const char *credentials_problem(Credentials *c);
+
+/* Valid while credentials_problem() is NULL; borrowed until the next reload. */
+const char *credentials_host(Credentials *c);      /* hub name: user name, token, SNI unless a gateway is named */
+const char *credentials_connect_host(Credentials *c); /* the gateway's name where there is one; without port */
+unsigned credentials_connect_port(Credentials *c, unsigned default_port);
+const char *credentials_device_id(Credentials *c);
+const char *credentials_module_id(Credentials *c); /* or NULL */
+const char *credentials_client_id(Credentials *c);
+const char *credentials_user_name(Credentials *c);
+const char *credentials_topic_prefix(Credentials *c);
+
+/* A token that ends at now + lifetime. *ret: erase_and_free(). *ret_expiry_sec: its se. A ready-made token
+ * (SharedAccessSignature) is given as it is. 0, -EINVAL or -ENOMEM. */
+int credentials_make_token(Credentials *c, usec_t realtime_now_usec, char **ret, uint64_t *ret_expiry_sec);

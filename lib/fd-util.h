@@ -23,6 +23,7 @@ int read_file(const char *path, size_t max, char **ret, size_t *ret_size);
 
 /* Replaces a file so that a reader, also after a power cut, sees the old content or the new, whole:
  * temporary file in the same folder, fsync, rename, fsync of the folder. mode applies as given (no umask).
- * 0 or -errno; on failure the old file is as it was and no temporary file stays. */
+ * 0 or -errno; on failure the old file is as it was and no temporary file stays. Only when the last step, the sync of
+ * the folder, fails, the new file is in place and a power cut may bring the old one back. */
 int replace_file_at(int dir_fd, const char *path, const void *data, size_t n, mode_t mode);
 int replace_file(const char *path, const void *data, size_t n, mode_t mode);

@@ -1,5 +1,5 @@
-/* json-util.h: typed access to the fields of a json-c object. On a failure reterr_field, where given, names
- * the field; the string is borrowed from the arguments. */
+/* json-util.h: typed access to the fields of a json-c object. A failure is about the field that was asked for: the
+ * caller names it. */
 #pragma once
 
 #include <stdbool.h>

@@ -18,8 +18,8 @@ typedef struct SasToken {
  * 0, -EINVAL (key is not strict base64) or -ENOMEM. */
 int sas_token_make(const char *key_base64, const char *resource, uint64_t expiry_sec, const char *policy, char **ret);
 
-/* The resource a device or module signs for, not yet encoded except for its ids, which are percent-encoded
- * once where they hold reserved characters (reference: device vectors). module_id may be NULL. */
+/* The resource a device or module signs for, not yet encoded: sas_token_make() encodes it, ids and all, exactly
+ * once (vectors: "device id with punctuation"). module_id may be NULL. 0 or -ENOMEM. */
 int sas_resource_device(const char *host, const char *device_id, const char *module_id, char **ret);
 
 /* Takes a token apart; fields in any order; nothing verified. 0, -EINVAL or -ENOMEM. */

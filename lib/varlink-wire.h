@@ -9,30 +9,49 @@
 #include "lib/json-util.h"
 
 #define VARLINK_FRAME_BYTES_MAX (1024U * 1024U) /* with its NUL */
-#define VARLINK_ELEMENTS_MAX 65536U /* values in one frame: json-c takes about 40 bytes and more for each */
+/* What json-c takes for one frame is bounded in units of about 80 bytes (measured with json-c 0.16): a value takes one,
+ * its key another, and an object ten more for its hash table. So a frame holds at most 65,534 numbers in one array or
+ * about 5,000 messages of the shape {"body":"..."}. */
+#define VARLINK_ELEMENTS_MAX 65536U
+#define VARLINK_OBJECT_ELEMENTS 10U
+#define VARLINK_KEYS_MAX 1024U /* in one object */
 #define VARLINK_DEPTH_MAX 16U
 
 typedef struct VarlinkReader {
         Buffer buffer;
-        size_t scanned; /* bytes known to hold no NUL: a frame that trickles in is searched once */
+        size_t offset;   /* bytes of the buffer that were read as messages */
+        size_t searched; /* bytes of the buffer known to hold no NUL behind offset: a frame that trickles in is
+                          * searched once */
+        size_t tail;     /* bytes behind the last NUL that was fed */
 } VarlinkReader;
 
 void varlink_reader_done(VarlinkReader *r);
 
-/* Copies bytes in. 0, -EMSGSIZE (an unfinished frame would pass VARLINK_FRAME_BYTES_MAX) or -ENOMEM. */
+/* Copies bytes in. 0, -EMSGSIZE (a frame would pass VARLINK_FRAME_BYTES_MAX: the whole messages before it can still
+ * be read, nothing more can be fed) or -ENOMEM. */
 int varlink_reader_feed(VarlinkReader *r, const void *data, size_t n);
 
-/* Bytes held for an unfinished or unread frame. */
+/* Bytes held for unfinished and unread frames. */
 static inline size_t varlink_reader_pending(const VarlinkReader *r) {
-        return r->buffer.size;
+        return r->buffer.size - r->offset;
 }
+
+/* Memory held, which is at least what is pending. */
+static inline size_t varlink_reader_allocated(const VarlinkReader *r) {
+        return r->buffer.allocated;
+}
+
+/* Whether a message waits to be read, without reading it. */
+bool varlink_reader_has_frame(VarlinkReader *r);
 
 /* Next whole message: 1 (*ret is the caller's), 0 (none whole yet), -EBADMSG (no JSON object, invalid UTF-8,
  * a lone surrogate escape, a duplicate key, too deep; *reterr_reason is static text), -E2BIG (more than
- * VARLINK_ELEMENTS_MAX values) or -ENOMEM. After -EBADMSG or -E2BIG the frame is consumed. */
-int varlink_reader_next(VarlinkReader *r, struct json_object **ret, const char **reterr_reason);
+ * VARLINK_ELEMENTS_MAX or VARLINK_KEYS_MAX) or -ENOMEM. After -EBADMSG or -E2BIG the frame is consumed.
+ * ret_size, where given: bytes of the frame. */
+int varlink_reader_next(VarlinkReader *r, struct json_object **ret, size_t *ret_size, const char **reterr_reason);
 
-/* The text check that varlink_reader_next() runs before json-c sees a frame. 0, -EBADMSG or -E2BIG. */
+/* The text check that varlink_reader_next() runs before json-c sees a frame: exactly one JSON object (RFC 8259) and
+ * the limits above. data[n] must be readable and NUL. 0, -EBADMSG or -E2BIG. */
 int varlink_frame_check(const char *data, size_t n, const char **reterr_reason);
 
 typedef struct VarlinkCall {

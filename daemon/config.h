@@ -72,5 +72,17 @@ int config_load(const char *path, Config *ret);
 int config_default(Config *ret);
 void config_done(Config *c);
 
-/* One line per setting, "group.name = default", for the test that compares with etc/iothubd.conf and the manual. */
+/* A row of the table, for the tests that compare it with etc/iothubd.conf and the manual. */
+typedef struct ConfigSetting {
+        const char *group;         /* NULL: at the top of the file */
+        const char *name;
+        const char *default_value; /* as it is written in the file, with its quotes; "" (in quotes) is absent */
+        const char *allowed;       /* what may stand there, for people */
+        const char *help;          /* one sentence */
+} ConfigSetting;
+
+/* The i-th row, NULL behind the last. */
+const ConfigSetting *config_setting(size_t i);
+
+/* One line per setting, "group.name = default". */
 void config_dump_defaults(FILE *f);

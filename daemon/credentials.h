@@ -23,8 +23,8 @@ int credentials_new(const CredentialsOptions *options, Credentials **ret);
 Credentials *credentials_free(Credentials *c);
 DEFINE_CLEANUP(Credentials *, credentials_free);
 
-/* Reads the sources again. 1 when the identity or key changed, 0 when not, -errno when unreadable (the old ones stay in
- * use). */
+/* Reads the sources again. 1 when the identity or key changed, 0 when not, -errno when unreadable or malformed (the old
+ * ones stay in use, and a warning tells why, once). */
 int credentials_reload(Credentials *c);
 
 /* NULL while they are usable; else a sentence that says what is missing or wrong and the remedy; no secret in it. */

@@ -1,0 +1,163 @@
+#!/usr/bin/env python3
+"""Goal: the tools that judge the others can be trusted. The sum must not call green what did not run, and the proxy must
+do what its commands say."""
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import threading
+
+import harness
+from harness import SOURCE, ChaosProxy, compare, test, wait_until
+
+
+def tap_sum(folder, *tests):
+    path = os.path.join(folder, "testlog.json")
+    with open(path, "w", encoding="utf-8") as f:
+        for i, (result, stdout) in enumerate(tests):
+            f.write(json.dumps({"name": f"t{i}", "result": result, "stdout": stdout}) + "\n")
+    done = subprocess.run([os.path.join(SOURCE, "scripts", "tap-sum"), path], capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout.splitlines()[-1]
+
+
+@test
+def the_sum_counts_every_line_of_every_program(folder):
+    result = tap_sum(folder, ("OK", "1..3\nok 1 - a\nok 2 - b # SKIP no loop device\nok 3\n"), ("OK", "ok 1 - x\n1..1\n"))
+    assert result == (0, "3 passed, 0 failed, 1 skipped"), result
+
+
+@test
+def a_failure_a_crash_and_a_missing_result_are_failures(folder):
+    assert tap_sum(folder, ("FAIL", "1..2\nok 1\nnot ok 2 - b\n")) == (1, "1 passed, 1 failed, 0 skipped")
+    assert tap_sum(folder, ("ERROR", "1..2\nok 1\n")) == (1, "1 passed, 1 failed, 0 skipped")
+    assert tap_sum(folder, ("TIMEOUT", "")) == (1, "0 passed, 1 failed, 0 skipped")
+    assert tap_sum(folder, ("OK", "1..2\nok 1\n")) == (1, "1 passed, 1 failed, 0 skipped")
+
+
+@test
+def nothing_run_is_not_green(folder):
+    assert tap_sum(folder) == (1, "0 passed, 0 failed, 0 skipped")
+    assert tap_sum(folder, ("SKIP", "1..0 # SKIP nothing here\n")) == (1, "0 passed, 0 failed, 1 skipped")
+
+
+@test
+def the_comparison_sees_loss_duplicates_and_disorder():
+    assert compare("abc", "abc") == {"lost": 0, "foreign": 0, "duplicates": 0, "in_order": True}
+    assert compare("abc", "ac") == {"lost": 1, "foreign": 0, "duplicates": 0, "in_order": True}
+    assert compare("abc", "ababc") == {"lost": 0, "foreign": 0, "duplicates": 2, "in_order": True}
+    assert compare("abc", "acbx") == {"lost": 0, "foreign": 1, "duplicates": 0, "in_order": False}
+
+
+@contextlib.contextmanager
+def proxied_echo():
+    """A proxy in front of a server that sends back what it gets; yields (proxy, connect)."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+
+        def serve(connection):
+            with connection, contextlib.suppress(OSError):
+                while data := connection.recv(4096):
+                    connection.sendall(data)
+
+        def accept():
+            with contextlib.suppress(OSError):
+                while True:
+                    threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        stack.callback(lambda: server.shutdown(socket.SHUT_RDWR))
+        proxy = stack.enter_context(ChaosProxy(server.getsockname()[1]))
+
+        def connect():
+            s = stack.enter_context(socket.create_connection(("127.0.0.1", proxy.port)))
+            s.settimeout(harness.DEADLINE_SEC)
+            return s
+
+        yield proxy, connect
+
+
+def echoes(s):
+    s.sendall(b"x")
+    return s.recv(1) == b"x"
+
+
+def ends(s):
+    try:
+        return s.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
+def is_silent(s):
+    """Nothing comes back. Absence has no event to wait for; a broken proxy answers well within this time."""
+    s.sendall(b"x")
+    s.settimeout(0.2)
+    try:
+        s.recv(1)
+        return False
+    except TimeoutError:
+        return True
+    finally:
+        s.settimeout(harness.DEADLINE_SEC)
+
+
+@test
+def the_proxy_cuts_and_welcomes_again():
+    with proxied_echo() as (proxy, connect):
+        s = connect()
+        assert echoes(s)
+        proxy.cut()
+        assert ends(s)
+        s = connect()
+        assert echoes(s)
+        proxy.cut_after(1)
+        with contextlib.suppress(OSError):
+            s.sendall(b"xx")
+        assert ends(s)
+        assert echoes(connect())
+
+
+@test
+def the_proxy_refuses_and_keeps_its_port():
+    with proxied_echo() as (proxy, connect):
+        for _ in range(3):
+            s = connect()
+            assert echoes(s)
+            proxy.refuse()
+            assert ends(s)
+            try:
+                connect()
+                raise AssertionError("not refused")
+            except ConnectionRefusedError:
+                pass
+            proxy.restore()
+        assert echoes(connect())
+
+
+@test
+def the_proxy_stalls_and_lets_go():
+    with proxied_echo() as (proxy, connect):
+        s = connect()
+        assert echoes(s)
+        proxy.stall()
+        assert is_silent(s)
+        proxy.restore()
+        assert s.recv(1) == b"x"
+
+
+@test
+def the_proxy_leaves_a_connection_half_open():
+    with proxied_echo() as (proxy, connect):
+        s = connect()
+        assert echoes(s)
+        proxy.half_open()
+        assert is_silent(s)
+        assert echoes(connect())
+        proxy.cut()
+        assert ends(s)
+        wait_until(lambda: not proxy.links, "no link is left")
+
+
+if __name__ == "__main__":
+    harness.main()

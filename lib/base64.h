@@ -2,6 +2,7 @@
 #pragma once
 
 #include <stddef.h>
+#include "daemon/log.h"
 #include <stdint.h>
 
 /* *ret is NUL-terminated and the caller's. 0 or -ENOMEM. */

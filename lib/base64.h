@@ -2,7 +2,6 @@
 #pragma once
 
 #include <stddef.h>
-#include "daemon/log.h"
 #include <stdint.h>
 
 /* *ret is NUL-terminated and the caller's. 0 or -ENOMEM. */

@@ -1,0 +1,279 @@
+#include "emulator/hub-access.h"
+
+#include <assert.h>
+#include <strings.h>
+
+#include "lib/property-bag.h"
+#include "lib/sas-token.h"
+
+static bool same(const char *a, size_t n_a, const char *b, size_t n_b, bool fold_case) {
+        return n_a == n_b && (fold_case ? strncasecmp(a, b, n_a) : strncmp(a, b, n_a)) == 0;
+}
+
+/* One segment of the resource against one of the path. 1, 0 or -ENOMEM. */
+static int segment_matches(const char *a, size_t n_a, const char *b, size_t n_b, bool fold_case) {
+        _cleanup_free_ char *decoded_a = NULL, *decoded_b = NULL;
+        size_t n_da, n_db;
+
+        if (same(a, n_a, b, n_b, fold_case))
+                return 1;
+        if (percent_decode(a, n_a, &decoded_a, &n_da) < 0 || percent_decode(b, n_b, &decoded_b, &n_db) < 0)
+                return 0;
+        return same(decoded_a, n_da, b, n_b, fold_case) || same(a, n_a, decoded_b, n_db, fold_case) ||
+               same(decoded_a, n_da, decoded_b, n_db, fold_case);
+}
+
+int hub_resource_covers(const Hub *h, const char *resource, const char *path, bool fold_case) {
+        _cleanup_free_ char *again = NULL;
+        size_t n;
+        int r;
+
+        /* Slashes that were encoded twice: clients of old do that, and the hub takes it. */
+        if (!strchr(resource, '/') && strcasestr(resource, "%2f")) {
+                r = percent_decode(resource, strlen(resource), &again, &n);
+                if (r < 0)
+                        return r == -ENOMEM ? r : 0;
+                resource = again;
+        }
+
+        n = strcspn(resource, "/");
+        if (!hub_is_host(h, resource, n))
+                return 0;
+        resource += n;
+
+        for (;;) {
+                size_t n_resource, n_path;
+
+                resource += strspn(resource, "/");
+                path += strspn(path, "/");
+                if (!*resource)
+                        return 1;
+                n_resource = strcspn(resource, "/");
+                n_path = strcspn(path, "/");
+                r = segment_matches(resource, n_resource, path, n_path, fold_case);
+                if (r <= 0)
+                        return r;
+                resource += n_resource;
+                path += n_path;
+        }
+}
+
+static int decode_resource(const SasToken *t, char **ret) {
+        size_t n;
+        int r;
+
+        r = percent_decode(t->sr, strlen(t->sr), ret, &n);
+        if (r == 0 && strlen(*ret) != n) {
+                free(*ret);
+                return -EINVAL;
+        }
+        return r;
+}
+
+/* 1, 0 or -ENOMEM. */
+static int signed_by_either(const SasToken *t, const char *primary, const char *secondary) {
+        int r;
+
+        r = primary ? sas_token_verify(t, primary) : 0;
+        if (r != 0 && r != -EINVAL)
+                return r;
+        r = secondary ? sas_token_verify(t, secondary) : 0;
+        return r == -EINVAL ? 0 : r;
+}
+
+static int check_policy(Hub *h, const SasToken *t, unsigned right, const char **reterr_reason) {
+        _cleanup_(erase_and_freep) char *primary = NULL, *secondary = NULL;
+        unsigned rights;
+        int r;
+
+        r = hub_policy_get(h, t->skn, &primary, &secondary, &rights);
+        if (r == -ENOENT) {
+                *reterr_reason = "the token names an unknown policy (skn)";
+                return -EACCES;
+        }
+        if (r < 0)
+                return r;
+        r = signed_by_either(t, primary, secondary);
+        if (r < 0)
+                return r;
+        if (r == 0) {
+                *reterr_reason = "the token is not signed with a key of its policy";
+                return -EACCES;
+        }
+        if ((rights & right) == 0) {
+                *reterr_reason = "the policy lacks the right for this call";
+                return -EPERM;
+        }
+        return 0;
+}
+
+/* What every token must show: form, time, resource. */
+static int check_token(Hub *h, const char *text, const char *path, bool fold_case, usec_t now_usec,
+                       SasToken *t, const char **reterr_reason) {
+        _cleanup_free_ char *resource = NULL;
+        int r;
+
+        r = sas_token_parse(text, t);
+        if (r == -ENOMEM)
+                return r;
+        if (r < 0) {
+                *reterr_reason = "the token is none: SharedAccessSignature sr=..&sig=..&se=.. is needed";
+                return -EACCES;
+        }
+        if (t->se_sec <= now_usec / USEC_PER_SEC) {
+                *reterr_reason = "the token has expired (se); look at the clocks";
+                return -EACCES;
+        }
+        r = decode_resource(t, &resource);
+        if (r == 0)
+                r = hub_resource_covers(h, resource, path, fold_case);
+        if (r == -ENOMEM)
+                return r;
+        if (r <= 0) {
+                *reterr_reason = "the token is for another resource (sr)";
+                return -EACCES;
+        }
+        return 0;
+}
+
+int hub_access_service(Hub *h, const char *authorization, const char *path, HubRight right, usec_t now_usec,
+                       const char **reterr_reason) {
+        _cleanup_(sas_token_done) SasToken t = { 0 };
+        int r;
+
+        if (!authorization) {
+                *reterr_reason = "the Authorization header is missing";
+                return -EACCES;
+        }
+        r = check_token(h, authorization, path, /* fold_case= */ true, now_usec, &t, reterr_reason);
+        if (r < 0)
+                return r;
+        if (!t.skn) {
+                *reterr_reason = "the token names no policy (skn)";
+                return -EACCES;
+        }
+        return check_policy(h, &t, right, reterr_reason);
+}
+
+/* "HOST/CLIENTID/?api-version=..": the question mark is missing in some clients. */
+static int check_user_name(Hub *h, const HubCredentials *c, const char **reterr_reason) {
+        const char *s = c->user_name, *rest;
+        size_t n = strcspn(s, "/");
+
+        if (!s[n] || !hub_is_host(h, s, n)) {
+                *reterr_reason = "the user name does not begin with this hub's name";
+                return -EACCES;
+        }
+        rest = startswith(s + n + 1, c->client_id);
+        if (!rest || *rest != '/') {
+                *reterr_reason = "the user name does not hold the client id";
+                return -EACCES;
+        }
+        rest++;
+        if (*rest == '?')
+                rest++;
+        for (; *rest; rest += strspn(rest, "&")) {
+                if (startswith(rest, "api-version=") && rest[strlen("api-version=")] != '\0' &&
+                    rest[strlen("api-version=")] != '&')
+                        return 0;
+                rest += strcspn(rest, "&");
+        }
+        *reterr_reason = "the user name has no api-version";
+        return -EACCES;
+}
+
+static int check_certificate(const HubDevice *d, const HubCredentials *c, const char **reterr_reason) {
+        const char *known[] = { d->primary_thumbprint, d->secondary_thumbprint };
+
+        if (!c->sha256) {
+                *reterr_reason = "the device signs in with a certificate, and none was shown";
+                return -EACCES;
+        }
+        for (size_t i = 0; i < ELEMENTSOF(known); i++)
+                if (known[i] && (strcasecmp(known[i], c->sha1) == 0 || strcasecmp(known[i], c->sha256) == 0))
+                        return 0;
+        *reterr_reason = "the certificate's thumbprint is not the device's";
+        return -EACCES;
+}
+
+/* A device's key speaks for the device alone, so the resource must name it; the bare hub needs a policy. */
+static bool names_the_device(const SasToken *t) {
+        return strchr(t->sr, '/') || strcasestr(t->sr, "%2f");
+}
+
+static int check_device_token(Hub *h, const HubDevice *d, const HubCredentials *c, usec_t now_usec,
+                              usec_t *ret_expires_usec, const char **reterr_reason) {
+        _cleanup_(sas_token_done) SasToken t = { 0 };
+        _cleanup_free_ char *path = NULL;
+        int r;
+
+        if (!c->password || !*c->password) {
+                *reterr_reason = "no token: the password is empty";
+                return -EACCES;
+        }
+        if (asprintf(&path, "/devices/%s", d->id) < 0) {
+                path = NULL;
+                return -ENOMEM;
+        }
+        r = check_token(h, c->password, path, /* fold_case= */ false, now_usec, &t, reterr_reason);
+        if (r < 0)
+                return r;
+
+        if (t.skn && *t.skn) {
+                r = check_policy(h, &t, HUB_RIGHT_DEVICE_CONNECT, reterr_reason);
+                if (r < 0)
+                        return r == -EPERM ? -EACCES : r;
+        } else {
+                r = names_the_device(&t) ? signed_by_either(&t, d->primary_key, d->secondary_key) : 0;
+                if (r < 0)
+                        return r;
+                if (r == 0) {
+                        *reterr_reason = "the token is not signed with a key of the device";
+                        return -EACCES;
+                }
+        }
+        *ret_expires_usec = t.se_sec > UINT64_MAX / USEC_PER_SEC ? USEC_INFINITY : t.se_sec * USEC_PER_SEC;
+        return 0;
+}
+
+int hub_access_device(Hub *h, const HubCredentials *c, usec_t now_usec, HubAdmission *ret,
+                      const char **reterr_reason) {
+        _cleanup_(hub_device_done) HubDevice d = { 0 };
+        usec_t expires_usec = USEC_INFINITY;
+        int r;
+
+        assert(c->client_id);
+        assert(c->user_name);
+
+        r = check_user_name(h, c, reterr_reason);
+        if (r < 0)
+                return r;
+        r = hub_device_get(h, c->client_id, &d);
+        if (r == -ENOENT) {
+                *reterr_reason = "the device does not exist";
+                return -EACCES;
+        }
+        if (r < 0)
+                return r;
+        if (!d.enabled) {
+                *reterr_reason = "the device is disabled";
+                return -EACCES;
+        }
+
+        switch (d.auth) {
+        case HUB_DEVICE_AUTH_SAS:
+                r = check_device_token(h, &d, c, now_usec, &expires_usec, reterr_reason);
+                break;
+        case HUB_DEVICE_AUTH_SELF_SIGNED:
+                r = check_certificate(&d, c, reterr_reason);
+                break;
+        default:
+                *reterr_reason = "devices with certificates of a registered CA are not supported here";
+                r = -EACCES;
+        }
+        if (r < 0)
+                return r;
+
+        *ret = (HubAdmission) { .generation = d.generation, .expires_usec = expires_usec };
+        return 0;
+}

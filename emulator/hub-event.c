@@ -1,0 +1,187 @@
+#include "emulator/hub-event.h"
+
+#include <assert.h>
+
+#include "lib/base64.h"
+#include "lib/hub-message.h"
+#include "lib/utf8.h"
+
+/* Names of the system properties as event consumers know them. */
+static const struct {
+        const char *key;
+        const char *name;
+} system_names[] = {
+        { "$.mid", "messageId" },
+        { "$.cid", "correlationId" },
+        { "$.uid", "userId" },
+        { "$.ct", "contentType" },
+        { "$.ce", "contentEncoding" },
+        { "$.ctime", "creationTimeUtc" },
+        { "$.exp", "expiryTimeUtc" },
+        { "$.to", "to" },
+        { "$.sub", "dt-subject" },
+        { "$.ifid", "interfaceId" },
+        { "$.on", "outputName" },
+        { "$.schema", "messageSchema" },
+};
+
+static int append_literal(Buffer *out, const char *s) {
+        return buffer_append_string(out, s);
+}
+
+/* A JSON string. Valid UTF-8 passes as it is, so the common case is one copy. */
+static int append_string(Buffer *out, const char *s, size_t n) {
+        size_t from = 0;
+        int r;
+
+        r = append_literal(out, "\"");
+        for (size_t i = 0; i < n && r >= 0; i++) {
+                unsigned char c = (unsigned char) s[i];
+
+                if (c >= 0x20 && c != '"' && c != '\\')
+                        continue;
+                r = buffer_append(out, s + from, i - from);
+                if (r >= 0)
+                        r = c >= 0x20 ? buffer_appendf(out, "\\%c", c) : buffer_appendf(out, "\\u%04x", c);
+                from = i + 1;
+        }
+        if (r >= 0)
+                r = buffer_append(out, s + from, n - from);
+        if (r >= 0)
+                r = append_literal(out, "\"");
+        return r;
+}
+
+static int append_member(Buffer *out, bool *first, const char *name, const char *value) {
+        int r;
+
+        r = append_literal(out, *first ? "" : ",");
+        *first = false;
+        if (r >= 0)
+                r = append_string(out, name, strlen(name));
+        if (r >= 0)
+                r = append_literal(out, ":");
+        if (r >= 0)
+                r = append_string(out, value, strlen(value));
+        return r;
+}
+
+static bool is_system(const Property *p) {
+        return startswith(p->name, "$.") != NULL;
+}
+
+static const char *system_name(const char *key) {
+        for (size_t i = 0; i < ELEMENTSOF(system_names); i++)
+                if (streq(key, system_names[i].key))
+                        return system_names[i].name;
+        return key; /* one that we do not know is shown under the name it came with */
+}
+
+/* JSON members are unique: of a name given twice the last one counts. */
+static bool comes_again(const PropertyBag *bag, size_t i) {
+        for (size_t k = i + 1; k < bag->n_items; k++)
+                if (streq(bag->items[k].name, bag->items[i].name))
+                        return true;
+        return false;
+}
+
+static int append_properties(Buffer *out, const PropertyBag *bag, bool system, bool retain) {
+        bool first = true;
+        int r;
+
+        r = append_literal(out, "{");
+        for (size_t i = 0; i < bag->n_items && r >= 0; i++) {
+                const Property *p = bag->items + i;
+
+                if (is_system(p) == system && !comes_again(bag, i))
+                        r = append_member(out, &first, system ? system_name(p->name) : p->name,
+                                          strempty(p->value));
+        }
+        if (r >= 0 && retain && !system)
+                r = append_member(out, &first, "mqtt-retain", "true");
+        if (r >= 0)
+                r = append_literal(out, "}");
+        return r;
+}
+
+static int append_body(Buffer *out, const void *body, size_t n) {
+        _cleanup_free_ char *text = NULL;
+        size_t text_size;
+        int r;
+
+        if (utf8_is_valid(body, n)) {
+                r = append_literal(out, ",\"body\":");
+                return r < 0 ? r : append_string(out, body, n);
+        }
+        r = base64_encode(body, n, &text, &text_size);
+        if (r < 0)
+                return r;
+        r = append_literal(out, ",\"bodyBase64\":\"");
+        if (r >= 0)
+                r = buffer_append(out, text, text_size);
+        if (r >= 0)
+                r = append_literal(out, "\"");
+        return r;
+}
+
+/* Body, values of system properties, names and values of application properties, decoded: the hub's rule. */
+static size_t counted_size(const HubEvent *e, const PropertyBag *bag) {
+        size_t n = e->body_size;
+
+        for (size_t i = 0; i < bag->n_items; i++) {
+                const Property *p = bag->items + i;
+
+                n += strlen(strempty(p->value)) + (is_system(p) ? 0 : strlen(p->name));
+        }
+        return n;
+}
+
+static int append_head(const HubEvent *e, uint64_t sequence, Buffer *out) {
+        char time[FORMAT_TIMESTAMP_MAX];
+        int r;
+
+        r = append_literal(out, "{\"deviceId\":");
+        if (r >= 0)
+                r = append_string(out, e->device_id, strlen(e->device_id));
+        if (r >= 0 && e->module_id) {
+                r = append_literal(out, ",\"moduleId\":");
+                if (r >= 0)
+                        r = append_string(out, e->module_id, strlen(e->module_id));
+        }
+        if (r >= 0)
+                r = buffer_appendf(out,
+                                   ",\"generationId\":\"%" PRIu64 "\",\"sequenceNumber\":%" PRIu64
+                                   ",\"enqueuedTime\":\"%s\"",
+                                   e->generation, sequence,
+                                   format_timestamp(time, sizeof(time), e->enqueued_usec));
+        return r;
+}
+
+int hub_event_format(const HubEvent *e, uint64_t sequence, Buffer *out) {
+        _cleanup_(property_bag_done) PropertyBag bag = { 0 };
+        int r;
+
+        assert(e);
+        assert(out);
+
+        r = property_bag_decode(e->bag, e->bag_size, &bag);
+        if (r < 0)
+                return r;
+        if (counted_size(e, &bag) > HUB_MESSAGE_BYTES_MAX)
+                return -EMSGSIZE;
+
+        r = append_head(e, sequence, out);
+        if (r >= 0)
+                r = append_literal(out, ",\"systemProperties\":");
+        if (r >= 0)
+                r = append_properties(out, &bag, /* system= */ true, e->retain);
+        if (r >= 0)
+                r = append_literal(out, ",\"properties\":");
+        if (r >= 0)
+                r = append_properties(out, &bag, /* system= */ false, e->retain);
+        if (r >= 0)
+                r = append_body(out, e->body, e->body_size);
+        if (r >= 0)
+                r = append_literal(out, "}\n");
+        return r;
+}

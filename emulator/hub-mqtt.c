@@ -1,0 +1,529 @@
+/* The broker's plugin: makes mosquitto behave as a hub. It decides who may connect, publish and subscribe, and
+ * stores each event before the broker acknowledges it. The HTTPS door lives in the same process, so both share
+ * one Hub in memory. All callbacks run on the broker's one thread; what other threads want from the broker
+ * waits in the Hub and is fetched on the tick, which comes at least every 100 ms.
+ *
+ * Return codes, by mosquitto 2.0.11: from a write check or a message callback MOSQ_ERR_ACL_DENIED drops the
+ * message but still sends PUBACK, any other error cuts the connection; a client must not be kicked inside one
+ * of its own callbacks. */
+
+#include <assert.h>
+#include <fcntl.h>
+#include <stdarg.h>
+
+#include <mosquitto.h>
+#include <mosquitto_broker.h>
+#include <mosquitto_plugin.h>
+#include <openssl/crypto.h>
+
+#include "emulator/hub-access.h"
+#include "emulator/hub-registry.h"
+#include "emulator/hub.h"
+#include "lib/hub-topic.h"
+#include "lib/parse-util.h"
+
+#define NOTE_EVERY_USEC USEC_PER_SEC /* activity reaches the registry this late at most */
+#define HEX_SHA1 40
+#define HEX_SHA256 64
+
+typedef struct Session {
+        struct mosquitto *client;
+        char *client_id;
+        char *device_id, *module_id; /* module_id NULL for a device */
+        char *events_prefix;
+        size_t events_prefix_size;
+        uint64_t generation;
+        usec_t ends_usec;
+        usec_t activity_usec;
+        bool activity_noted;
+} Session;
+
+typedef struct Plugin {
+        Hub *hub;
+        HubRegistry *registry;
+        char *secret; /* proves that a CONNECT came through the front */
+        usec_t token_grace_usec;
+        int ready_fd;
+
+        struct lh_table *sessions; /* struct mosquitto to Session */
+        Session *last;             /* most messages come from who sent the one before */
+        usec_t next_end_usec, next_note_usec;
+} Plugin;
+
+static void say(const char *format, ...) _printf_(1, 2);
+static void say(const char *format, ...) {
+        va_list ap;
+
+        va_start(ap, format);
+        (void) fputs("iothub-emulator: ", stderr); /* a log that cannot be written has nobody to tell */
+        (void) vfprintf(stderr, format, ap);
+        (void) fputc('\n', stderr);
+        va_end(ap);
+}
+
+/* A peer may call itself anything; what is no id stays out of the log. */
+static const char *shown_id(const char *client_id) {
+        const char *slash = client_id ? strchr(client_id, '/') : NULL;
+        _cleanup_free_ char *device = NULL;
+
+        if (!client_id)
+                return "(no client id)";
+        device = strndup(client_id, slash ? (size_t) (slash - client_id) : strlen(client_id));
+        if (!device || hub_device_id_check(device, false) < 0 ||
+            (slash && hub_device_id_check(slash + 1, false) < 0))
+                return "(no valid client id)";
+        return client_id;
+}
+
+static Session *session_free(Session *s) {
+        if (!s)
+                return NULL;
+        free(s->client_id);
+        free(s->device_id);
+        free(s->module_id);
+        free(s->events_prefix);
+        free(s);
+        return NULL;
+}
+DEFINE_CLEANUP(Session *, session_free);
+
+static int session_new(struct mosquitto *client, const char *client_id, const HubAdmission *a,
+                       usec_t grace_usec, Session **ret) {
+        _cleanup_(session_freep) Session *s = NULL;
+        const char *slash = strchr(client_id, '/');
+
+        s = malloc(sizeof(*s));
+        if (!s)
+                return -ENOMEM;
+        *s = (Session) { .client = client,
+                         .generation = a->generation,
+                         .ends_usec = usec_add(a->expires_usec, grace_usec) };
+
+        s->client_id = strdup(client_id);
+        s->device_id = strndup(client_id, slash ? (size_t) (slash - client_id) : strlen(client_id));
+        s->module_id = slash ? strdup(slash + 1) : NULL;
+        if (!s->client_id || !s->device_id || (slash && !s->module_id) ||
+            hub_topic_telemetry_prefix(s->device_id, s->module_id, &s->events_prefix) < 0)
+                return -ENOMEM;
+        s->events_prefix_size = strlen(s->events_prefix);
+
+        *ret = TAKE_PTR(s);
+        return 0;
+}
+
+static Session *find_session(Plugin *p, const struct mosquitto *client) {
+        void *v;
+
+        if (p->last && p->last->client == client)
+                return p->last;
+        if (!lh_table_lookup_ex(p->sessions, client, &v))
+                return NULL;
+        return p->last = v;
+}
+
+static bool has_session_of(Plugin *p, const char *client_id) {
+        struct lh_entry *e;
+
+        lh_foreach (p->sessions, e) {
+                const Session *s = lh_entry_v(e);
+
+                if (streq(s->client_id, client_id))
+                        return true;
+        }
+        return false;
+}
+
+static void drop_session(Plugin *p, const struct mosquitto *client) {
+        Session *s = find_session(p, client);
+
+        if (!s)
+                return;
+        (void) lh_table_delete(p->sessions, client); /* it is there */
+        p->last = NULL;
+        /* The newest connection of an identity wins: it may be here already when the older one ends. */
+        hub_device_note(p->hub, s->client_id, has_session_of(p, s->client_id), s->activity_usec);
+        session_free(s);
+}
+
+/* "SECRET SHA1 SHA256 USER": what the front put before the user name. Modifies text. */
+static int split_user_name(Plugin *p, char *text, HubCredentials *c) {
+        size_t n = strlen(p->secret);
+        char *sha1, *sha256, *user;
+
+        if (strlen(text) <= n || text[n] != ' ' || CRYPTO_memcmp(text, p->secret, n) != 0)
+                return -EACCES;
+        sha1 = text + n + 1;
+        sha256 = strchr(sha1, ' ');
+        if (!sha256)
+                return -EACCES;
+        *sha256++ = '\0';
+        user = strchr(sha256, ' ');
+        if (!user)
+                return -EACCES;
+        *user++ = '\0';
+
+        c->user_name = user;
+        if (strlen(sha1) == HEX_SHA1 && strlen(sha256) == HEX_SHA256) {
+                c->sha1 = sha1;
+                c->sha256 = sha256;
+        }
+        return 0;
+}
+
+static int admit(Plugin *p, struct mosquitto *client, const HubCredentials *c, const char **reterr_reason) {
+        Session *s = NULL;
+        HubAdmission a;
+        usec_t now = now_usec(CLOCK_REALTIME);
+        int r;
+
+        if (mosquitto_client_protocol_version(client) != 4) {
+                *reterr_reason = "only MQTT 3.1.1 is spoken here";
+                return -EACCES;
+        }
+        r = hub_access_device(p->hub, c, now, &a, reterr_reason);
+        if (r < 0)
+                return r;
+        r = session_new(client, c->client_id, &a, p->token_grace_usec, &s);
+        if (r < 0)
+                return r;
+        if (mosquitto_set_username(client, c->user_name) != MOSQ_ERR_SUCCESS ||
+            lh_table_insert(p->sessions, client, s) < 0) {
+                session_free(s);
+                return -ENOMEM;
+        }
+        p->next_end_usec = MIN(p->next_end_usec, s->ends_usec);
+        hub_device_note(p->hub, s->client_id, true, now);
+        return 0;
+}
+
+static int on_basic_auth(int event, void *data, void *userdata) {
+        struct mosquitto_evt_basic_auth *e = data;
+        Plugin *p = userdata;
+        const char *reason = "it did not come through the front";
+        HubCredentials c = { .client_id = mosquitto_client_id(e->client), .password = e->password };
+        _cleanup_free_ char *user = NULL;
+        int r = -EACCES;
+
+        drop_session(p, e->client);
+        user = e->username ? strdup(e->username) : NULL;
+        if (user && c.client_id)
+                r = split_user_name(p, user, &c);
+        if (r >= 0)
+                r = admit(p, e->client, &c, &reason);
+        if (r >= 0)
+                return MOSQ_ERR_SUCCESS;
+        say("%s refused: %s", shown_id(c.client_id), r == -ENOMEM ? "out of memory" : reason);
+        return MOSQ_ERR_AUTH;
+}
+
+/* The filters that a device may have: its own C2D messages, its methods, its twin; a module's inputs. */
+static bool is_own_filter(const Session *s, const char *filter) {
+        static const char *const common[] = {
+                "$iothub/methods/POST/#",
+                "$iothub/twin/res/#",
+                "$iothub/twin/PATCH/properties/desired/#",
+        };
+        const char *rest;
+
+        for (size_t i = 0; i < ELEMENTSOF(common); i++)
+                if (streq(filter, common[i]))
+                        return true;
+
+        rest = startswith(filter, "devices/");
+        if (!rest)
+                return false;
+        /* An embedded SDK of the hub writes + for its own id. */
+        if (startswith(rest, "+/"))
+                rest += 1;
+        else if (strncmp(rest, s->device_id, strlen(s->device_id)) == 0)
+                rest += strlen(s->device_id);
+        else
+                return false;
+        if (!s->module_id)
+                return streq(rest, "/messages/devicebound/#");
+        rest = startswith(rest, "/modules/");
+        if (!rest || strncmp(rest, s->module_id, strlen(s->module_id)) != 0)
+                return false;
+        rest += strlen(s->module_id);
+        return streq(rest, "/#") || streq(rest, "/inputs/#");
+}
+
+/* The bag behind the events topic; NULL when the topic is another. */
+static const char *events_bag(const Session *s, const char *topic, size_t *ret_size) {
+        const char *bag;
+        size_t n;
+
+        if (strncmp(topic, s->events_prefix, s->events_prefix_size) == 0)
+                bag = topic + s->events_prefix_size;
+        else if (strncmp(topic, s->events_prefix, s->events_prefix_size - 1) == 0 &&
+                 topic[s->events_prefix_size - 1] == '\0')
+                bag = topic + s->events_prefix_size - 1; /* without the last slash there is no bag */
+        else
+                return NULL;
+
+        n = strlen(bag);
+        if (n > 0 && bag[n - 1] == '/')
+                n--; /* some clients end the topic with a slash */
+        if (memchr(bag, '/', n))
+                return NULL;
+        *ret_size = n;
+        return bag;
+}
+
+static int on_acl_check(int event, void *data, void *userdata) {
+        struct mosquitto_evt_acl_check *e = data;
+        Plugin *p = userdata;
+        Session *s = find_session(p, e->client);
+        size_t n;
+
+        if (!s)
+                return MOSQ_ERR_ACL_DENIED;
+
+        switch (e->access) {
+        case MOSQ_ACL_WRITE:
+                if (events_bag(s, e->topic, &n))
+                        return MOSQ_ERR_SUCCESS;
+                say("%s cut: it published to a topic that is not its own events topic", s->client_id);
+                return MOSQ_ERR_PROTOCOL;
+        case MOSQ_ACL_SUBSCRIBE:
+                if (is_own_filter(s, e->topic))
+                        return MOSQ_ERR_SUCCESS;
+                say("%s cut: it subscribed to what is not its own", s->client_id);
+                return MOSQ_ERR_PROTOCOL;
+        case MOSQ_ACL_UNSUBSCRIBE:
+                return MOSQ_ERR_SUCCESS;
+        default:
+                /* No device hears another: what the hub has to say goes to one client id. */
+                return MOSQ_ERR_ACL_DENIED;
+        }
+}
+
+static const char *event_failure(int r) {
+        switch (r) {
+        case -EMSGSIZE: return "the message is over 262144 bytes";
+        case -EINVAL: return "the properties in the topic cannot be decoded";
+        default: return strerror(-r);
+        }
+}
+
+static int on_message(int event, void *data, void *userdata) {
+        struct mosquitto_evt_message *e = data;
+        Plugin *p = userdata;
+        Session *s = find_session(p, e->client);
+        HubEvent hub_event;
+        int r;
+
+        if (!s)
+                return MOSQ_ERR_PROTOCOL;
+        hub_event = (HubEvent) { .device_id = s->device_id,
+                                 .module_id = s->module_id,
+                                 .generation = s->generation,
+                                 .enqueued_usec = now_usec(CLOCK_REALTIME),
+                                 .body = e->payload,
+                                 .body_size = e->payloadlen,
+                                 .retain = e->retain };
+        hub_event.bag = events_bag(s, e->topic, &hub_event.bag_size);
+        if (!hub_event.bag)
+                return MOSQ_ERR_PROTOCOL;
+
+        r = hub_event_append(p->hub, &hub_event);
+        if (r < 0) {
+                say("%s cut: %s", s->client_id, event_failure(r));
+                return MOSQ_ERR_PROTOCOL;
+        }
+        e->retain = false;
+        s->activity_usec = hub_event.enqueued_usec;
+        s->activity_noted = false;
+        return MOSQ_ERR_SUCCESS;
+}
+
+static int on_disconnect(int event, void *data, void *userdata) {
+        struct mosquitto_evt_disconnect *e = data;
+
+        drop_session(userdata, e->client);
+        return MOSQ_ERR_SUCCESS;
+}
+
+/* Kicking calls back into drop_session(), so it never happens while the table is walked. */
+static char *take_ended(Plugin *p, usec_t now) {
+        struct lh_entry *e;
+        usec_t next = USEC_INFINITY;
+
+        lh_foreach (p->sessions, e) {
+                const Session *s = lh_entry_v(e);
+
+                if (s->ends_usec <= now)
+                        return strdup(s->client_id);
+                next = MIN(next, s->ends_usec);
+        }
+        p->next_end_usec = next;
+        return NULL;
+}
+
+static void end_sessions(Plugin *p, usec_t now) {
+        for (;;) {
+                _cleanup_free_ char *id = take_ended(p, now);
+
+                if (!id)
+                        return;
+                say("%s cut: its token has ended", id);
+                if (mosquitto_kick_client_by_clientid(id, /* with_will= */ true) != MOSQ_ERR_SUCCESS)
+                        return;
+        }
+}
+
+static void note_activity(Plugin *p) {
+        struct lh_entry *e;
+
+        lh_foreach (p->sessions, e) {
+                Session *s = (Session *) lh_entry_v(e);
+
+                if (s->activity_noted)
+                        continue;
+                hub_device_note(p->hub, s->client_id, true, s->activity_usec);
+                s->activity_noted = true;
+        }
+}
+
+static int on_tick(int event, void *data, void *userdata) {
+        Plugin *p = userdata;
+        usec_t now = now_usec(CLOCK_REALTIME);
+        char *id;
+
+        if (p->ready_fd >= 0) {
+                /* The first tick: plugins load before the broker listens, and tick after. */
+                if (write(p->ready_fd, "\n", 1) != 1)
+                        say("cannot tell that the broker is ready: %s", strerror(errno));
+                (void) close(p->ready_fd);
+                p->ready_fd = -EBADF;
+        }
+        while ((id = hub_take_cut(p->hub))) {
+                (void) mosquitto_kick_client_by_clientid(id, /* with_will= */ true); /* it may be gone */
+                free(id);
+        }
+        if (now >= p->next_end_usec)
+                end_sessions(p, now);
+        if (now >= p->next_note_usec || now + NOTE_EVERY_USEC < p->next_note_usec) {
+                note_activity(p);
+                p->next_note_usec = now + NOTE_EVERY_USEC;
+        }
+        return MOSQ_ERR_SUCCESS;
+}
+
+static Plugin *plugin_free(Plugin *p) {
+        struct lh_entry *e;
+
+        if (!p)
+                return NULL;
+        hub_registry_free(p->registry);
+        if (p->sessions) {
+                lh_foreach (p->sessions, e)
+                        session_free((Session *) lh_entry_v(e));
+                lh_table_free(p->sessions);
+        }
+        hub_free(p->hub);
+        erase_and_free(p->secret);
+        free(p);
+        return NULL;
+}
+DEFINE_CLEANUP(Plugin *, plugin_free);
+
+typedef struct Options {
+        const char *host, *secret;
+        uint64_t token_grace_sec, ready_fd;
+} Options;
+
+static int read_options(const struct mosquitto_opt *options, int n, Options *ret) {
+        *ret = (Options) { .ready_fd = UINT64_MAX };
+        for (int i = 0; i < n; i++) {
+                const char *key = options[i].key, *value = options[i].value;
+                int r = 0;
+
+                if (streq(key, "host"))
+                        ret->host = value;
+                else if (streq(key, "secret"))
+                        ret->secret = value;
+                else if (streq(key, "token_grace"))
+                        r = parse_u64(value, &ret->token_grace_sec);
+                else if (streq(key, "ready_fd"))
+                        r = parse_u64_range(value, 0, INT32_MAX, &ret->ready_fd);
+                else
+                        r = -EINVAL;
+                if (r < 0)
+                        return r;
+        }
+        return ret->host && ret->secret && ret->ready_fd != UINT64_MAX ? 0 : -EINVAL;
+}
+
+static int plugin_new(const Options *o, Plugin **ret) {
+        _cleanup_(plugin_freep) Plugin *p = NULL;
+        uint64_t line;
+        int r;
+
+        p = malloc(sizeof(*p));
+        if (!p)
+                return -ENOMEM;
+        *p = (Plugin) { .token_grace_usec = o->token_grace_sec > USEC_INFINITY / USEC_PER_SEC
+                                                    ? USEC_INFINITY
+                                                    : o->token_grace_sec * USEC_PER_SEC,
+                        .ready_fd = (int) o->ready_fd,
+                        .next_end_usec = USEC_INFINITY };
+        p->secret = strdup(o->secret);
+        p->sessions = lh_kptr_table_new(64, NULL);
+        if (!p->secret || !p->sessions)
+                return -ENOMEM;
+
+        /* The broker runs in the state folder. */
+        r = hub_open(AT_FDCWD, o->host, &p->hub, &line);
+        if (r < 0)
+                return r;
+        r = hub_registry_new(p->hub, "registry.sock", &p->registry);
+        if (r < 0)
+                return r;
+
+        *ret = TAKE_PTR(p);
+        return 0;
+}
+
+mosq_plugin_EXPORT int mosquitto_plugin_version(int n, const int *versions) {
+        for (int i = 0; i < n; i++)
+                if (versions[i] == MOSQ_PLUGIN_VERSION)
+                        return MOSQ_PLUGIN_VERSION;
+        return -1;
+}
+
+mosq_plugin_EXPORT int mosquitto_plugin_init(mosquitto_plugin_id_t *identifier, void **userdata,
+                                             struct mosquitto_opt *options, int n_options) {
+        static const struct {
+                int event;
+                MOSQ_FUNC_generic_callback function;
+        } callbacks[] = {
+                { MOSQ_EVT_BASIC_AUTH, on_basic_auth }, { MOSQ_EVT_ACL_CHECK, on_acl_check },
+                { MOSQ_EVT_MESSAGE, on_message },       { MOSQ_EVT_DISCONNECT, on_disconnect },
+                { MOSQ_EVT_TICK, on_tick },
+        };
+        Plugin *p;
+        Options o;
+        int r;
+
+        r = read_options(options, n_options, &o);
+        if (r >= 0)
+                r = plugin_new(&o, &p);
+        if (r < 0) {
+                say("the broker's plugin cannot start: %s", strerror(-r));
+                return MOSQ_ERR_UNKNOWN;
+        }
+        for (size_t i = 0; i < ELEMENTSOF(callbacks); i++)
+                if (mosquitto_callback_register(identifier, callbacks[i].event, callbacks[i].function, NULL,
+                                                p) != MOSQ_ERR_SUCCESS) {
+                        plugin_free(p);
+                        return MOSQ_ERR_UNKNOWN;
+                }
+        *userdata = p;
+        return MOSQ_ERR_SUCCESS;
+}
+
+mosq_plugin_EXPORT int mosquitto_plugin_cleanup(void *userdata, struct mosquitto_opt *options, int n_options) {
+        plugin_free(userdata);
+        return MOSQ_ERR_SUCCESS;
+}

@@ -1,0 +1,13 @@
+/* hub-registry.h: the registry's HTTP door, on a thread of its own. TLS ends in the front, so it listens on a
+ * local socket. Calls and errors: docs/emulator.md, "Registry". */
+#pragma once
+
+#include "emulator/hub.h"
+#include "lib/macro.h"
+
+typedef struct HubRegistry HubRegistry;
+
+/* Serves hub (borrowed until hub_registry_free()) on a unix socket at path, whose leftover is replaced.
+ * 0, -ENOMEM or -errno. */
+int hub_registry_new(Hub *hub, const char *path, HubRegistry **ret);
+HubRegistry *hub_registry_free(HubRegistry *r);

@@ -1,0 +1,86 @@
+/* hub.h: the state of the hub: policies, device identities, received events. No socket.
+ * The doors (hub-mqtt, hub-registry) call it from their own threads; each function below locks by itself,
+ * except hub_event_append(), which belongs to the broker's thread. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "emulator/hub-device.h"
+#include "lib/macro.h"
+#include "lib/time-util.h"
+
+#define HUB_POLICY_OWNER "iothubowner"
+
+typedef enum HubRight {
+        HUB_RIGHT_REGISTRY_READ = 1 << 0,
+        HUB_RIGHT_REGISTRY_WRITE = 1 << 1,
+        HUB_RIGHT_SERVICE_CONNECT = 1 << 2,
+        HUB_RIGHT_DEVICE_CONNECT = 1 << 3,
+} HubRight;
+
+typedef struct Hub Hub;
+
+/* Opens the state in a folder, created where absent: registry.jsonl (identities and policies, one change a
+ * line), events.jsonl. What a crash cut short is cut off. Waits while another process has it open.
+ *
+ *   host   copied; the hub's name, without a port
+ *
+ * 0, -EBADMSG (registry.jsonl holds a line that is none; *reterr_line tells which), -ENOMEM or -errno. */
+int hub_open(int dir_fd, const char *host, Hub **ret, uint64_t *reterr_line);
+Hub *hub_free(Hub *h);
+DEFINE_CLEANUP(Hub *, hub_free);
+
+const char *hub_host(const Hub *h);
+
+/* Whether "name" or "name:port" names this hub; case does not matter. */
+bool hub_is_host(const Hub *h, const char *name, size_t n);
+
+/* Both keys of a policy, the caller's (erase them), and its rights. 0, -ENOENT or -ENOMEM. */
+int hub_policy_get(Hub *h, const char *name, char **ret_primary, char **ret_secondary, unsigned *ret_rights);
+
+/* Creates. Keys where needed, generation and etag are the hub's. *ret is a copy, also below.
+ * 0, -EEXIST, -EOVERFLOW (HUB_DEVICES_MAX reached), -ENOMEM or -errno; then nothing changed. */
+int hub_device_create(Hub *h, const HubDevice *d, HubDevice *ret);
+
+/* Replaces all that a client may set. if_etag: NULL for any. A device that is disabled by it is cut off.
+ * 0, -ENOENT, -ESTALE (*reterr_etag is the stored one), -ENOMEM or -errno; then nothing changed. */
+int hub_device_update(Hub *h, const HubDevice *d, const uint64_t *if_etag, HubDevice *ret,
+                      uint64_t *reterr_etag);
+
+/* Deletes and cuts off. As hub_device_update(). */
+int hub_device_delete(Hub *h, const char *id, const uint64_t *if_etag, uint64_t *reterr_etag);
+
+/* 0, -ENOENT or -ENOMEM. */
+int hub_device_get(Hub *h, const char *id, HubDevice *ret);
+
+/* Copies of the first max devices, oldest first; an array of *ret_n, the caller's. 0 or -ENOMEM. */
+int hub_device_list(Hub *h, size_t max, HubDevice **ret, size_t *ret_n);
+
+/* Totals of the registry. */
+void hub_device_count(Hub *h, uint64_t *ret_enabled, uint64_t *ret_disabled, uint64_t *ret_connected);
+
+/* Notes the state of a device's connection; activity_usec 0: none. A device that is gone is ignored. */
+void hub_device_note(Hub *h, const char *id, bool connected, usec_t activity_usec);
+
+/* Takes the id of the next device whose connections must end because it was disabled or deleted; the
+ * caller's. NULL: none. Cheap when there is none. */
+char *hub_take_cut(Hub *h);
+
+typedef struct HubEvent {
+        const char *device_id;
+        const char *module_id; /* or NULL */
+        uint64_t generation;   /* of the identity */
+        usec_t enqueued_usec;  /* realtime */
+        const char *bag;       /* encoded properties, as in the topic */
+        size_t bag_size;
+        const void *body;
+        size_t body_size;
+        bool retain; /* the hub keeps no message, it only marks the event */
+} HubEvent;
+
+/* Appends an event as one line of events.jsonl; when it returns 0 the line is written and outlives this
+ * process. 0, -EMSGSIZE (over the hub's limit as the hub counts), -EINVAL (the bag is none), -ENOMEM or
+ * -errno (the disk); then nothing is stored and no sequence number used. */
+int hub_event_append(Hub *h, const HubEvent *e);

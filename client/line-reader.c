@@ -1,0 +1,74 @@
+#include "lib/macro.h"
+#include "client/line-reader.h"
+
+static int end_of_line(LineReader *r, const char *line, size_t size, const char **ret_line, size_t *ret_size) {
+        const bool too_long = r->too_long;
+
+        r->line++;
+        r->too_long = false;
+        if (too_long)
+                return -EMSGSIZE;
+        if (size == 0) {
+                r->n_empty++;
+                return 0;
+        }
+        *ret_line = line;
+        *ret_size = size;
+        return 1;
+}
+
+static int keep_partial(LineReader *r, const char *data, size_t n) {
+        if (r->too_long)
+                return 0;
+        if (n > r->bytes_max - r->partial.size) {
+                r->too_long = true;
+                r->partial.size = 0;
+                return 0;
+        }
+        return buffer_append(&r->partial, data, n);
+}
+
+int line_reader_next(LineReader *r, const char **data, size_t *size, const char **ret_line, size_t *ret_size) {
+        const int delimiter = r->mode == LINE_MODE_NUL ? '\0' : '\n';
+        int k;
+
+        if (r->handed_out)
+                r->partial.size = 0;
+        r->handed_out = false;
+        while (*size > 0) {
+                const char *line = *data,
+                           *end = r->mode == LINE_MODE_WHOLE ? NULL : memchr(line, delimiter, *size);
+                size_t n = end ? (size_t) (end - line) : *size;
+
+                *data += n + (end != NULL);
+                *size -= n + (end != NULL);
+                if (!end)
+                        return keep_partial(r, line, n);
+
+                if (r->partial.size > 0 || r->too_long || n > r->bytes_max) {
+                        /* A line that is too long and whole takes this way too, to be told in one place. */
+                        k = keep_partial(r, line, n);
+                        if (k < 0)
+                                return k;
+                        line = (const char *) r->partial.data;
+                        n = r->partial.size;
+                }
+                k = end_of_line(r, line, n, ret_line, ret_size);
+                if (k != 0) {
+                        r->handed_out = true;
+                        return k;
+                }
+        }
+        return 0;
+}
+
+int line_reader_finish(LineReader *r, const char **ret_line, size_t *ret_size) {
+        if (r->handed_out || (r->partial.size == 0 && !r->too_long && r->mode != LINE_MODE_WHOLE))
+                return 0;
+        r->handed_out = true;
+        return end_of_line(r, (const char *) r->partial.data, r->partial.size, ret_line, ret_size);
+}
+
+void line_reader_done(LineReader *r) {
+        buffer_done(&r->partial);
+}

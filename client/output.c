@@ -1,0 +1,189 @@
+#include <stdarg.h>
+
+#include "client/output.h"
+
+static char *make_printable(char *s) {
+        for (char *p = s; *p; p++)
+                if ((unsigned char) *p < 0x20 || *p == 0x7f)
+                        *p = '?';
+        return s;
+}
+
+void say_error(const char *format, ...) {
+        _cleanup_free_ char *text = NULL;
+        va_list ap;
+        int r;
+
+        va_start(ap, format);
+        r = vasprintf(&text, format, ap);
+        va_end(ap);
+        if (r < 0) {
+                text = NULL;
+                fputs("iothubctl: Out of memory\n", stderr);
+                return;
+        }
+        fprintf(stderr, "iothubctl: %s\n", make_printable(text));
+}
+
+int say_out_of_memory(void) {
+        fputs("iothubctl: Out of memory\n", stderr);
+        return EX_OSERR;
+}
+
+int printable(const char *s, char **ret) {
+        char *copy;
+
+        copy = strdup(s);
+        if (!copy)
+                return -ENOMEM;
+        *ret = make_printable(copy);
+        return 0;
+}
+
+int finish_output(int exit_code) {
+        if (fflush(stdout) == 0 && !ferror(stdout))
+                return exit_code;
+        if (errno != EPIPE)
+                say_error("Cannot write the output: %m");
+        return exit_code == EX_OK ? EX_IOERR : exit_code;
+}
+
+struct Table {
+        size_t n_columns;
+        char **cells; /* the headers first */
+        size_t n_cells, n_allocated;
+};
+
+int table_new(const char *const *headers, Table **ret) {
+        _cleanup_(table_freep) Table *t = NULL;
+        int r;
+
+        t = calloc(1, sizeof(*t));
+        if (!t)
+                return -ENOMEM;
+        while (headers[t->n_columns])
+                t->n_columns++;
+        for (size_t i = 0; i < t->n_columns; i++) {
+                r = table_add(t, headers[i]);
+                if (r < 0)
+                        return r;
+        }
+        *ret = TAKE_PTR(t);
+        return 0;
+}
+
+Table *table_free(Table *t) {
+        if (!t)
+                return NULL;
+        for (size_t i = 0; i < t->n_cells; i++)
+                free(t->cells[i]);
+        free(t->cells);
+        free(t);
+        return NULL;
+}
+
+int table_add(Table *t, const char *cell) {
+        char *copy;
+        int r;
+
+        if (t->n_cells == t->n_allocated) {
+                size_t n = t->n_allocated ? 2 * t->n_allocated : 64;
+                char **cells = reallocarray(t->cells, n, sizeof(char *));
+
+                if (!cells)
+                        return -ENOMEM;
+                t->cells = cells;
+                t->n_allocated = n;
+        }
+        r = printable(cell ? cell : "-", &copy);
+        if (r < 0)
+                return r;
+        t->cells[t->n_cells++] = copy;
+        return 0;
+}
+
+int table_addf(Table *t, const char *format, ...) {
+        _cleanup_free_ char *cell = NULL;
+        va_list ap;
+        int r;
+
+        va_start(ap, format);
+        r = vasprintf(&cell, format, ap);
+        va_end(ap);
+        if (r < 0) {
+                cell = NULL;
+                return -ENOMEM;
+        }
+        return table_add(t, cell);
+}
+
+/* Columns on the screen: UTF-8 continuation bytes take none. Wide characters are rare enough here. */
+static size_t width(const char *s) {
+        size_t n = 0;
+
+        for (; *s; s++)
+                n += ((unsigned char) *s & 0xc0) != 0x80;
+        return n;
+}
+
+static size_t column_width(const Table *t, size_t column) {
+        size_t max = 0;
+
+        for (size_t i = column; i < t->n_cells; i += t->n_columns)
+                max = MAX(max, width(t->cells[i]));
+        return max;
+}
+
+void table_print(const Table *t, FILE *f) {
+        for (size_t i = 0; i < t->n_cells; i++) {
+                size_t column = i % t->n_columns;
+
+                fputs(t->cells[i], f);
+                if (column + 1 == t->n_columns)
+                        fputc('\n', f);
+                else
+                        fprintf(f, "%*s", (int) (column_width(t, column) - width(t->cells[i]) + 2), "");
+        }
+}
+
+void print_field(const char *name, const char *value) {
+        _cleanup_free_ char *safe = NULL;
+
+        if (value && printable(value, &safe) < 0)
+                value = NULL;
+        printf("%s:%*s%s\n", name, MAX(1, 27 - (int) strlen(name)), "", safe ? safe : "-");
+}
+
+void print_fieldf(const char *name, const char *format, ...) {
+        _cleanup_free_ char *value = NULL;
+        va_list ap;
+        int r;
+
+        va_start(ap, format);
+        r = vasprintf(&value, format, ap);
+        va_end(ap);
+        if (r < 0)
+                value = NULL;
+        print_field(name, value);
+}
+
+void print_json(struct json_object *o) {
+        const char *text = json_object_to_json_string_ext(
+                        o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
+
+        if (text)
+                puts(text);
+}
+
+char *format_bytes(char *buf, size_t size, uint64_t bytes) {
+        static const char units[] = "BKMGTPE";
+        double value = (double) bytes;
+        size_t u = 0;
+
+        while (value >= 1024 && units[u + 1]) {
+                value /= 1024;
+                u++;
+        }
+        snprintf(buf, size, u == 0 ? "%.0f%c" : "%.1f%c", value, units[u]);
+        return buf;
+}

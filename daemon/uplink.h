@@ -11,22 +11,9 @@
 #include "lib/time-util.h"
 #include "daemon/credentials.h"
 #include "daemon/outbox.h"
+#include "daemon/uplink-state.h"
 
 typedef struct Uplink Uplink;
-
-typedef enum UplinkState {
-        UPLINK_STATE_STOPPED,
-        UPLINK_STATE_HOLDING,    /* no usable credentials, or the outbox is for another device */
-        UPLINK_STATE_RESOLVING,
-        UPLINK_STATE_CONNECTING,
-        UPLINK_STATE_CONNECTED,
-        UPLINK_STATE_DRAINING,   /* before a token renewal or stop: waits for PUBACKs, sends nothing new */
-        UPLINK_STATE_BACKOFF,
-        _UPLINK_STATE_MAX,
-        _UPLINK_STATE_INVALID = -EINVAL,
-} UplinkState;
-
-const char *uplink_state_to_string(UplinkState s);
 
 typedef struct UplinkOptions {
         const char *ca_file;    /* copied; NULL: the system's roots */

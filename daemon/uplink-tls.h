@@ -1,0 +1,32 @@
+/* uplink-tls.h: the TLS side of a connection to the hub: always verified, TLS 1.2 at least (reference: "TLS support in
+ * Azure IoT Hub"), and the buffer that turns many small records into few writes. Used on the thread of its connection. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include <openssl/ssl.h>
+
+#include "daemon/uplink-state.h"
+
+/* A context that accepts only a certificate for host (a DNS name or an address) under the roots of ca_file, or the
+ * system's where that is NULL. The chain and the name are checked by OpenSSL itself; nothing turns that off.
+ * 0, or -errno with a sentence in buf. *ret: SSL_CTX_free(); host must outlive it. */
+int uplink_tls_context_new(const char *ca_file, const char *host, SSL_CTX **ret, char *buf, size_t size);
+
+/* After a failed handshake: its class and a sentence, the verification error by name. ssl_error: SSL_get_error(). */
+UplinkErrorClass uplink_tls_describe_failure(SSL *ssl, int ssl_error, int saved_errno, const char *host, char *buf,
+                                             size_t size);
+
+/* Roots are needed for the handshake only; on a system whose roots are one big file they cost some MB. */
+void uplink_tls_forget_roots(SSL_CTX *ctx);
+
+/* Puts a buffer between ssl and its socket, after the handshake. 0 or -ENOMEM. */
+int uplink_tls_buffer_push(SSL *ssl);
+
+/* 1: nothing is pending; 0: the socket takes no more now; -EPIPE: it failed. */
+int uplink_tls_buffer_flush(SSL *ssl);
+bool uplink_tls_buffer_pending(SSL *ssl);
+
+/* Takes the empty buffer out: libmosquitto closes right after its DISCONNECT, which would stay in there. */
+void uplink_tls_buffer_pop(SSL *ssl);

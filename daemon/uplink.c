@@ -1,0 +1,772 @@
+/* How it works: everything that happens (a report of the connection's thread, a timer, a call of the daemon) becomes an
+ * event for uplink_decide(); what it answers is done here. Messages go outbox -> window -> thread, PUBACKs come back and
+ * settle them. The window is refilled in batches, because each hand-over costs a wake-up and a write. */
+#include "daemon/uplink.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <sys/random.h>
+#include <sys/timerfd.h>
+
+#include "lib/fd-util.h"
+#include "daemon/log.h"
+#include "daemon/uplink-mosquitto.h"
+#include "daemon/uplink-netlink.h"
+#include "daemon/uplink-suspect.h"
+#include "daemon/uplink-window.h"
+
+#define BATCH 64U                                /* measured: larger ones gain nothing, smaller ones cost wake-ups */
+#define TIMER_ACCURACY_USEC (10 * USEC_PER_MSEC)
+#define CLOCK_STEP_USEC_MIN USEC_PER_MINUTE      /* the hub forgives less than 5 minutes (reference: SAS tokens) */
+#define TOKEN_PROBE_USEC (10 * USEC_PER_SEC)
+
+struct Uplink {
+        sd_event *event;
+        Outbox *outbox;
+        Credentials *credentials;
+        UplinkOptions options; /* ca_file is ours */
+        UplinkTimes times;
+        UplinkEvents events;
+
+        UplinkMachine machine;
+        UplinkSuspects suspects;
+        UplinkMosquitto *link;
+        UplinkWindow window;   /* by seq; the value is its size in bytes */
+        uint64_t window_bytes;
+        OutboxDelivery *spare; /* handed out by the outbox, waits for room in bytes */
+        bool deliverable;      /* outbox_next() may have something */
+        uint64_t token_expiry_sec; /* UINT64_MAX: a ready-made token, no fresh one can be had */
+        uint64_t random;
+
+        int link_fd, netlink_fd, clock_fd;
+        sd_event_source *link_source, *timer_source, *netlink_source, *clock_source, *stopped_source;
+        usec_t armed_usec;
+        usec_t clock_offset_usec; /* realtime - boottime: a step changes it */
+
+        /* for the status and the log */
+        char *hub, *device, *module, *hold;
+        usec_t state_since_realtime_usec, last_error_realtime_usec;
+        UplinkErrorClass last_class;
+        char last_error[640];
+        UplinkErrorClass logged_class;
+        unsigned n_unlogged, log_after;
+        bool was_down;            /* not connected since the start, or lost it by accident */
+        LogRate connection_rate;  /* a hub that cuts each connection at once must not fill the journal */
+};
+
+static void dispatch(Uplink *u, const UplinkEvent *event);
+static void pump(Uplink *u);
+
+/* splitmix64: jitter needs no better, and a system call for each PUBACK would cost. */
+static uint64_t next_random(Uplink *u) {
+        uint64_t z = u->random += UINT64_C(0x9e3779b97f4a7c15);
+
+        z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+        z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+        return z ^ (z >> 31);
+}
+
+static void send_event(Uplink *u, UplinkEventType type) {
+        dispatch(u, &(UplinkEvent) { .type = type });
+}
+
+static const char *identity(const Uplink *u) {
+        return strempty(u->device);
+}
+
+/* What went wrong. */
+
+/* A lasting failure is told at its start, when its class changes, and then ever more rarely with the count. */
+static void log_failure(Uplink *u, bool was_connected) {
+        char device[256], class[64];
+        const char *fields[] = { device, class, NULL };
+        uint64_t n_suppressed;
+
+        (void) snprintf(device, sizeof(device), "IOTHUBD_DEVICE=%s", identity(u));
+        (void) snprintf(class, sizeof(class), "IOTHUBD_ERROR_CLASS=%s",
+                        strempty(uplink_error_class_to_string(u->last_class)));
+        if (was_connected) {
+                if (log_rate_pass(&u->connection_rate, &n_suppressed))
+                        log_event(LOG_NOTICE, MSG_DISCONNECTED, fields, "Disconnected from the hub: %s%s", u->last_error,
+                                  n_suppressed > 0 ? " (again and again)" : "");
+                u->logged_class = u->last_class;
+                u->n_unlogged = 0;
+                u->log_after = 1;
+                u->was_down = true;
+                return;
+        }
+        u->n_unlogged++;
+        if (u->logged_class == u->last_class && u->n_unlogged < u->log_after) {
+                log_debug("Try %u to connect failed: %s", u->machine.attempt, u->last_error);
+                return;
+        }
+        if (u->logged_class != u->last_class)
+                u->log_after = 1;
+        if (u->n_unlogged > 1)
+                log_event(LOG_WARNING, MSG_CONNECT_FAILED, fields, "Still not connected after %u more tries: %s",
+                          u->n_unlogged, u->last_error);
+        else
+                log_event(LOG_WARNING, MSG_CONNECT_FAILED, fields, "%s", u->last_error);
+        u->logged_class = u->last_class;
+        u->log_after = MIN(u->log_after * 4, 1024U);
+        u->n_unlogged = 0;
+        u->was_down = true;
+}
+
+static void note_error(Uplink *u, UplinkErrorClass class, const char *format, ...) _printf_(3, 4);
+static void note_error(Uplink *u, UplinkErrorClass class, const char *format, ...) {
+        va_list ap;
+
+        u->last_class = class;
+        u->last_error_realtime_usec = now_usec(CLOCK_REALTIME);
+        va_start(ap, format);
+        (void) vsnprintf(u->last_error, sizeof(u->last_error), format, ap);
+        va_end(ap);
+}
+
+static void set_hold(Uplink *u, const char *message_id, const char *text) {
+        if (u->hold && streq(u->hold, text))
+                return;
+        free(u->hold);
+        u->hold = strdup(text); /* without memory the status lacks the reason; the log has it */
+        log_event(LOG_ERR, message_id, NULL, "Not sending, accepted messages are kept: %s", text);
+}
+
+static void clear_hold(Uplink *u) {
+        free(u->hold);
+        u->hold = NULL;
+}
+
+/* The connection. */
+
+static void drop_link(Uplink *u) {
+        u->link_source = sd_event_source_disable_unref(u->link_source);
+        u->link = uplink_mosquitto_free(u->link);
+        u->spare = outbox_delivery_free(u->spare);
+        uplink_window_clear(&u->window);
+        u->window_bytes = 0;
+        u->deliverable = true;
+        outbox_requeue(u->outbox);
+}
+
+static void carry_out(Uplink *u, const UplinkSuspectPlan *plan) {
+        static const char reason[] = "the hub cuts the connection whenever it is sent, and takes others";
+        char seq[64];
+        const char *fields[] = { seq, NULL };
+
+        for (size_t i = 0; i < plan->n_steps; i++) {
+                const UplinkSuspectStep *s = &plan->steps[i];
+
+                (void) snprintf(seq, sizeof(seq), "IOTHUBD_SEQ=%" PRIu64, s->seq);
+                switch (s->verb) {
+                case UPLINK_SUSPECT_SET_ASIDE:
+                        /* -ENOENT: it expired or was dropped just now, which serves as well. */
+                        (void) outbox_set_aside(u->outbox, s->seq);
+                        log_info("Message %" PRIu64 " was first in flight at several cuts, trying others first", s->seq);
+                        break;
+                case UPLINK_SUSPECT_UNSET_ASIDE:
+                        (void) outbox_unset_aside(u->outbox, s->seq); /* as above */
+                        u->deliverable = true;
+                        break;
+                case UPLINK_SUSPECT_REJECT:
+                        if (outbox_settle(u->outbox, s->seq, OUTBOX_END_REJECTED, reason) >= 0)
+                                log_event(LOG_WARNING, MSG_MESSAGE_REJECTED, fields,
+                                          "Message %" PRIu64 " was rejected: %s", s->seq, reason);
+                        break;
+                }
+        }
+}
+
+/* Only a cut that came from the hub while something was in flight says anything about a message. */
+static UplinkErrorClass suspect(Uplink *u, UplinkErrorClass class, UplinkSuspectPlan *ret) {
+        uint64_t first;
+
+        *ret = (UplinkSuspectPlan) {};
+        if (class != UPLINK_ERROR_CUT || !u->machine.was_connected || !uplink_window_oldest(&u->window, &first))
+                return class;
+        (void) outbox_note_cut(u->outbox, first); /* the count shows in its status */
+        uplink_suspects_on_cut(&u->suspects, first, ret);
+        return u->suspects.unexplained ? UPLINK_ERROR_QUOTA : class;
+}
+
+static void on_link_ended(const UplinkMosquittoEnd *end, void *userdata) {
+        Uplink *u = userdata;
+        bool goodbye = u->machine.goodbye, was_connected = u->machine.was_connected;
+        UplinkSuspectPlan plan;
+        UplinkErrorClass class;
+
+        class = suspect(u, end->class, &plan);
+        if (!goodbye) {
+                if (class == UPLINK_ERROR_QUOTA)
+                        note_error(u, class, "The hub cuts the connection at the first message, whichever that is; its daily "
+                                             "quota may be used up (it returns at 00:00 UTC), or its tier does not allow "
+                                             "what is sent");
+                else
+                        note_error(u, class, "%s", end->text);
+                log_failure(u, was_connected);
+        }
+        /* A verdict needs the message in flight, setting aside one that is back in the queue. */
+        if (plan.n_steps > 0 && plan.steps[0].verb == UPLINK_SUSPECT_REJECT) {
+                carry_out(u, &plan);
+                plan.n_steps = 0;
+        }
+        drop_link(u);
+        carry_out(u, &plan);
+        dispatch(u, &(UplinkEvent) { .type = UPLINK_EVENT_ENDED, .class = class });
+}
+
+static void on_link_resolved(void *userdata) {
+        send_event(userdata, UPLINK_EVENT_RESOLVED);
+}
+
+static void on_link_connected(void *userdata) {
+        Uplink *u = userdata;
+        usec_t now = now_usec(CLOCK_REALTIME), life = USEC_INFINITY;
+        uint64_t n_suppressed;
+        char device[256];
+        const char *fields[] = { device, NULL };
+
+        (void) snprintf(device, sizeof(device), "IOTHUBD_DEVICE=%s", identity(u));
+        if (u->token_expiry_sec != UINT64_MAX)
+                life = usec_sub(u->token_expiry_sec * USEC_PER_SEC, now);
+        /* The connection that follows a renewal is no news. */
+        if (u->was_down && log_rate_pass(&u->connection_rate, &n_suppressed))
+                log_event(LOG_NOTICE, MSG_CONNECTED, fields, "Connected to %s as %s", strempty(u->hub), identity(u));
+        u->was_down = false;
+        u->logged_class = UPLINK_ERROR_NONE;
+        u->n_unlogged = 0;
+        dispatch(u, &(UplinkEvent) { .type = UPLINK_EVENT_CONNECTED, .span_usec = life });
+}
+
+static void on_link_confirmed(const uint64_t *seqs, size_t n_seqs, void *userdata) {
+        Uplink *u = userdata;
+        UplinkSuspectPlan plan;
+        uint64_t bytes, n = 0;
+
+        for (size_t i = 0; i < n_seqs; i++) {
+                if (!uplink_window_take(&u->window, seqs[i], &bytes))
+                        continue;
+                n++;
+                u->window_bytes -= bytes;
+                (void) outbox_settle(u->outbox, seqs[i], OUTBOX_END_CONFIRMED, NULL); /* -ENOENT: has ended already */
+        }
+        uplink_suspects_on_confirmed(&u->suspects, seqs, n_seqs, &plan);
+        carry_out(u, &plan);
+        dispatch(u, &(UplinkEvent) { .type = UPLINK_EVENT_CONFIRMED, .n = n });
+}
+
+static void on_link_unsendable(uint64_t seq, const char *reason, void *userdata) {
+        Uplink *u = userdata;
+        char field[64];
+        const char *fields[] = { field, NULL };
+        uint64_t bytes;
+
+        if (!uplink_window_take(&u->window, seq, &bytes))
+                return;
+        u->window_bytes -= bytes;
+        (void) snprintf(field, sizeof(field), "IOTHUBD_SEQ=%" PRIu64, seq);
+        if (outbox_settle(u->outbox, seq, OUTBOX_END_REJECTED, reason) >= 0)
+                log_event(LOG_WARNING, MSG_MESSAGE_REJECTED, fields, "Message %" PRIu64 " was rejected: %s", seq, reason);
+        dispatch(u, &(UplinkEvent) { .type = UPLINK_EVENT_DROPPED, .n = 1 });
+}
+
+static int on_link_readable(sd_event_source *s, int fd, uint32_t revents, void *userdata) {
+        Uplink *u = userdata;
+
+        uplink_mosquitto_process(u->link);
+        pump(u);
+        return 0;
+}
+
+/* A ready-made token is given as it is: reconnecting would not renew it. */
+static int make_token(Uplink *u, char **ret) {
+        _cleanup_(erase_and_freep) char *token = NULL, *later = NULL;
+        usec_t now = now_usec(CLOCK_REALTIME);
+        uint64_t later_expiry;
+        int r;
+
+        r = credentials_make_token(u->credentials, now, &token, &u->token_expiry_sec);
+        if (r >= 0)
+                r = credentials_make_token(u->credentials, now + TOKEN_PROBE_USEC, &later, &later_expiry);
+        if (r < 0)
+                return r;
+        if (later_expiry == u->token_expiry_sec)
+                u->token_expiry_sec = UINT64_MAX;
+        *ret = TAKE_PTR(token);
+        return 0;
+}
+
+static int replace_string(char **p, const char *s) {
+        char *copy = NULL;
+
+        if (s) {
+                copy = strdup(s);
+                if (!copy)
+                        return -ENOMEM;
+        }
+        free(*p);
+        *p = copy;
+        return 0;
+}
+
+static int open_link(Uplink *u) {
+        static const UplinkMosquittoEvents events = {
+                .on_resolved = on_link_resolved,
+                .on_connected = on_link_connected,
+                .on_confirmed = on_link_confirmed,
+                .on_unsendable = on_link_unsendable,
+                .on_ended = on_link_ended,
+        };
+        _cleanup_(erase_and_freep) char *token = NULL;
+        UplinkMosquittoEvents e = events;
+        UplinkMosquittoOptions o;
+        int r;
+
+        r = make_token(u, &token);
+        if (r < 0)
+                return r;
+        o = (UplinkMosquittoOptions) {
+                .host = credentials_connect_host(u->credentials),
+                .port = credentials_connect_port(u->credentials, u->options.mqtt_port),
+                .client_id = credentials_client_id(u->credentials),
+                .user_name = credentials_user_name(u->credentials),
+                .password = token,
+                .topic_prefix = credentials_topic_prefix(u->credentials),
+                .ca_file = u->options.ca_file,
+                .window = u->options.window,
+                .keep_alive_usec = u->options.keep_alive_usec,
+                .connect_timeout_usec = u->options.connect_timeout_usec,
+                .ack_timeout_usec = u->options.ack_timeout_usec,
+        };
+        e.userdata = u;
+        r = uplink_mosquitto_new(&o, &e, &u->link);
+        if (r < 0)
+                return r;
+        r = sd_event_add_io(u->event, &u->link_source, uplink_mosquitto_fd(u->link), EPOLLIN, on_link_readable, u);
+        if (r < 0)
+                u->link = uplink_mosquitto_free(u->link);
+        return r;
+}
+
+/* What event tells that the connect cannot be tried, or 0. */
+static int prepare_identity(Uplink *u, UplinkEvent *ret_next) {
+        const char *problem;
+        int r;
+
+        /* A key that was replaced in its file is found without a reload; a failure leaves the old one in use. */
+        if (u->machine.last_class == UPLINK_ERROR_REFUSED || u->hold)
+                (void) credentials_reload(u->credentials);
+        problem = credentials_problem(u->credentials);
+        if (problem) {
+                set_hold(u, MSG_CREDENTIALS_MISSING, problem);
+                *ret_next = (UplinkEvent) { .type = UPLINK_EVENT_HOLD };
+                return 1;
+        }
+        r = replace_string(&u->hub, credentials_host(u->credentials));
+        if (r >= 0)
+                r = replace_string(&u->device, credentials_device_id(u->credentials));
+        if (r >= 0)
+                r = replace_string(&u->module, credentials_module_id(u->credentials));
+        if (r >= 0)
+                r = outbox_set_identity(u->outbox, u->hub, credentials_client_id(u->credentials), u->options.adopt);
+        if (r == -EREMCHG) {
+                set_hold(u, MSG_OUTBOX_OTHER_DEVICE,
+                         "The outbox holds messages of another hub or device; set outbox.adopt = true to send them as "
+                         "this one, or restore the credentials they were accepted under");
+                *ret_next = (UplinkEvent) { .type = UPLINK_EVENT_HOLD };
+                return 1;
+        }
+        return r;
+}
+
+/* Returns whether an event follows. */
+static bool start_attempt(Uplink *u, UplinkEvent *ret_next) {
+        int r;
+
+        r = prepare_identity(u, ret_next);
+        if (r > 0)
+                return true;
+        if (r >= 0) {
+                clear_hold(u);
+                r = open_link(u);
+        }
+        if (r >= 0)
+                return false;
+
+        note_error(u, UPLINK_ERROR_LOCAL, r == -EBUSY ? "Earlier look-ups of the hub's name still hang; check the name server" :
+                                                        "Cannot start to connect: %s", strerror(-r));
+        log_failure(u, false);
+        *ret_next = (UplinkEvent) { .type = UPLINK_EVENT_ENDED, .class = UPLINK_ERROR_LOCAL };
+        return true;
+}
+
+/* Messages. */
+
+static OutboxDelivery *next_delivery(Uplink *u, int *ret_error) {
+        OutboxDelivery *d = NULL;
+
+        *ret_error = 0;
+        if (u->spare)
+                return TAKE_PTR(u->spare);
+        if (!u->deliverable)
+                return NULL;
+        *ret_error = outbox_next(u->outbox, &d);
+        if (*ret_error == -EAGAIN) {
+                u->deliverable = false;
+                *ret_error = 0;
+        }
+        return d;
+}
+
+/* Takes from the outbox what the window has room for, at most a batch. Returns the count, or -errno of outbox_next(). */
+static int fill_batch(Uplink *u, OutboxDelivery **batch) {
+        unsigned n = 0;
+        int r = 0;
+
+        while (n < BATCH && u->window.n < u->options.window) {
+                OutboxDelivery *d = next_delivery(u, &r);
+                uint64_t bytes;
+
+                if (!d)
+                        break;
+                bytes = d->body_size + d->bag_size + strlen(d->message_id);
+                if (u->window.n > 0 && u->window_bytes + bytes > u->options.window_bytes) {
+                        u->spare = d;
+                        break;
+                }
+                u->window_bytes += bytes;
+                uplink_window_add(&u->window, d->seq, bytes);
+                batch[n++] = d;
+        }
+        return n > 0 ? (int) n : r;
+}
+
+static void on_outbox_refused(Uplink *u, int error) {
+        if (error == -EREMCHG) {
+                set_hold(u, MSG_OUTBOX_OTHER_DEVICE, "The outbox holds messages of another hub or device");
+                send_event(u, UPLINK_EVENT_HOLD);
+                return;
+        }
+        note_error(u, UPLINK_ERROR_LOCAL, "Cannot read from the outbox: %s", strerror(-error));
+        log_failure(u, true);
+        drop_link(u);
+        dispatch(u, &(UplinkEvent) { .type = UPLINK_EVENT_ENDED, .class = UPLINK_ERROR_LOCAL });
+}
+
+/* Everything is sent and confirmed. */
+static void on_empty(Uplink *u) {
+        UplinkSuspectPlan plan;
+
+        uplink_suspects_on_nothing_else(&u->suspects, &plan);
+        carry_out(u, &plan);
+        if (!u->deliverable)
+                send_event(u, UPLINK_EVENT_EMPTY);
+}
+
+static void pump(Uplink *u) {
+        unsigned third = MAX(u->options.window / 3, 1U), refill = MIN(BATCH, third);
+        OutboxDelivery *batch[BATCH];
+        int n, r;
+
+        while (u->link && uplink_machine_may_send(&u->machine)) {
+                if (u->window.n > u->options.window - refill)
+                        return;
+                n = fill_batch(u, batch);
+                if (n < 0) {
+                        on_outbox_refused(u, n);
+                        return;
+                }
+                if (n == 0) {
+                        if (u->window.n > 0 || u->deliverable)
+                                return;
+                        on_empty(u);
+                        if (!u->deliverable)
+                                return;
+                        continue;
+                }
+                r = uplink_mosquitto_send(u->link, batch, (size_t) n);
+                if (r < 0) {
+                        on_outbox_refused(u, r);
+                        return;
+                }
+                dispatch(u, &(UplinkEvent) { .type = UPLINK_EVENT_SENT, .n = (uint64_t) n });
+        }
+}
+
+/* The machine's hands. */
+
+static int on_stopped(sd_event_source *s, void *userdata) {
+        Uplink *u = userdata;
+
+        u->stopped_source = sd_event_source_disable_unref(u->stopped_source);
+        if (u->events.on_stopped)
+                u->events.on_stopped(u->events.userdata); /* may free us: last */
+        return 0;
+}
+
+/* From the loop and not from here, so that the owner may free the uplink in its callback. */
+static void tell_stopped(Uplink *u) {
+        if (u->stopped_source)
+                return;
+        if (sd_event_add_defer(u->event, &u->stopped_source, on_stopped, u) < 0 && u->events.on_stopped)
+                u->events.on_stopped(u->events.userdata);
+}
+
+/* The machine gave an attempt or connection up by the clock. */
+static void note_given_up(Uplink *u, const UplinkMachine *before) {
+        char text[512], span[FORMAT_TIMESPAN_MAX];
+        UplinkErrorClass class;
+
+        if (u->machine.state != UPLINK_STATE_BACKOFF)
+                return;
+        if (before->was_connected) {
+                format_timespan(span, sizeof(span), u->times.ack_timeout_usec);
+                note_error(u, UPLINK_ERROR_TIMEOUT, "The hub confirmed nothing for %s, taking the connection for dead", span);
+                log_failure(u, true);
+                return;
+        }
+        uplink_mosquitto_phase(u->link, text, sizeof(text), &class);
+        note_error(u, class, "%s", text);
+        log_failure(u, false);
+}
+
+static bool perform(Uplink *u, unsigned actions, const UplinkMachine *before, UplinkEvent *ret_next) {
+        bool more = false;
+
+        if (actions & UPLINK_ACTION_ABANDON && u->link) {
+                note_given_up(u, before);
+                drop_link(u);
+        }
+        if (actions & UPLINK_ACTION_CONNECT) {
+                drop_link(u); /* after an orderly goodbye nothing is left but the books */
+                more = start_attempt(u, ret_next);
+        }
+        if (actions & UPLINK_ACTION_DISCONNECT && u->link)
+                uplink_mosquitto_disconnect(u->link);
+        if (actions & UPLINK_ACTION_STOPPED) {
+                drop_link(u);
+                tell_stopped(u);
+        }
+        return more;
+}
+
+static void arm_timer(Uplink *u) {
+        usec_t t = uplink_machine_deadline(&u->machine);
+
+        /* Deadlines move on with every PUBACK; a timer that fires early costs less than setting it each time. */
+        if (t >= u->armed_usec)
+                return;
+        u->armed_usec = t;
+        (void) sd_event_source_set_time(u->timer_source, t);                  /* fail only for sources that are gone */
+        (void) sd_event_source_set_enabled(u->timer_source, SD_EVENT_ONESHOT);
+}
+
+static void dispatch(Uplink *u, const UplinkEvent *event) {
+        UplinkState state = u->machine.state;
+        UplinkEvent next = *event;
+        bool more = true;
+
+        while (more) {
+                UplinkMachine before = u->machine;
+                UplinkDecision d = uplink_decide(&before, &u->times, &next, now_usec(CLOCK_BOOTTIME), next_random(u));
+
+                u->machine = d.machine;
+                more = perform(u, d.actions, &before, &next);
+        }
+        arm_timer(u);
+        if (u->machine.state == state)
+                return;
+        u->state_since_realtime_usec = now_usec(CLOCK_REALTIME);
+        if (u->events.on_state_changed)
+                u->events.on_state_changed(u->events.userdata);
+}
+
+static int on_timer(sd_event_source *s, uint64_t usec, void *userdata) {
+        Uplink *u = userdata;
+
+        u->armed_usec = USEC_INFINITY;
+        send_event(u, UPLINK_EVENT_TIMER);
+        pump(u);
+        return 0;
+}
+
+static int on_netlink(sd_event_source *s, int fd, uint32_t revents, void *userdata) {
+        if (uplink_netlink_appeared(fd))
+                send_event(userdata, UPLINK_EVENT_LINK_UP);
+        return 0;
+}
+
+static usec_t clock_offset(void) {
+        return now_usec(CLOCK_REALTIME) - now_usec(CLOCK_BOOTTIME);
+}
+
+/* A timer that only ends when the wall clock is set (TFD_TIMER_CANCEL_ON_SET, timerfd_create(2)). */
+static void arm_clock(Uplink *u) {
+        struct itimerspec far = { .it_value.tv_sec = INT64_MAX / 1000000000 };
+
+        (void) timerfd_settime(u->clock_fd, TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET, &far, NULL); /* steps go unseen */
+}
+
+static int on_clock(sd_event_source *s, int fd, uint32_t revents, void *userdata) {
+        Uplink *u = userdata;
+        usec_t offset, step;
+        uint64_t n;
+
+        (void) read(fd, &n, sizeof(n)); /* -ECANCELED is the news */
+        arm_clock(u);
+        offset = clock_offset();
+        step = offset > u->clock_offset_usec ? offset - u->clock_offset_usec : u->clock_offset_usec - offset;
+        u->clock_offset_usec = offset;
+        if (step < CLOCK_STEP_USEC_MIN)
+                return 0;
+        log_info("The clock was set, signing anew");
+        send_event(u, UPLINK_EVENT_CLOCK_STEPPED);
+        return 0;
+}
+
+/* For the daemon. */
+
+static int add_timer(Uplink *u) {
+        int r;
+
+        u->armed_usec = USEC_INFINITY;
+        r = sd_event_add_time(u->event, &u->timer_source, CLOCK_BOOTTIME, USEC_INFINITY, TIMER_ACCURACY_USEC, on_timer, u);
+        if (r < 0)
+                return r;
+        /* After a suspend or a long turn the PUBACKs that wait count before the deadline does. */
+        return sd_event_source_set_priority(u->timer_source, SD_EVENT_PRIORITY_NORMAL + 10);
+}
+
+/* Both only make the uplink quicker: a sandbox or kernel without them does not stop it. */
+static void add_helpers(Uplink *u) {
+        u->netlink_fd = uplink_netlink_open();
+        if (u->netlink_fd < 0 ||
+            sd_event_add_io(u->event, &u->netlink_source, u->netlink_fd, EPOLLIN, on_netlink, u) < 0)
+                log_debug("Cannot watch for links that come up, waiting the full time instead");
+
+        u->clock_offset_usec = clock_offset();
+        u->clock_fd = timerfd_create(CLOCK_REALTIME, TFD_CLOEXEC | TFD_NONBLOCK);
+        if (u->clock_fd < 0 || sd_event_add_io(u->event, &u->clock_source, u->clock_fd, EPOLLIN, on_clock, u) < 0)
+                log_debug("Cannot watch for clock changes");
+        else
+                arm_clock(u);
+}
+
+int uplink_new(sd_event *event, Outbox *outbox, Credentials *credentials, const UplinkOptions *options,
+               const UplinkEvents *events, Uplink **ret) {
+        _cleanup_(uplink_freep) Uplink *u = NULL;
+        int r;
+
+        assert(event && outbox && credentials && options && events && ret);
+
+        uplink_mosquitto_init();
+        u = malloc(sizeof(*u));
+        if (!u)
+                return -ENOMEM;
+        *u = (Uplink) {
+                .event = sd_event_ref(event),
+                .outbox = outbox,
+                .credentials = credentials,
+                .options = *options,
+                .events = *events,
+                .times = {
+                        .connect_timeout_usec = options->connect_timeout_usec,
+                        .ack_timeout_usec = options->ack_timeout_usec,
+                        .backoff = { .min_usec = options->retry_min_usec, .max_usec = options->retry_max_usec,
+                                     .cut_max_usec = options->retry_cut_max_usec,
+                                     .refused_max_usec = options->retry_refused_max_usec },
+                },
+                .netlink_fd = -EBADF,
+                .clock_fd = -EBADF,
+                .log_after = 1,
+                .connection_rate = { .burst = 20, .interval_sec = 600 },
+                .was_down = true,
+                .state_since_realtime_usec = now_usec(CLOCK_REALTIME),
+        };
+        u->options.ca_file = NULL;
+        u->options.window = MAX(options->window, 1U);
+        uplink_machine_init(&u->machine, now_usec(CLOCK_BOOTTIME));
+        /* Only a system without entropy at boot fails here; the address of the struct still tells devices apart. */
+        if (getrandom(&u->random, sizeof(u->random), GRND_NONBLOCK) != sizeof(u->random))
+                u->random = (uint64_t) (uintptr_t) u ^ now_usec(CLOCK_REALTIME);
+
+        r = uplink_window_init(&u->window, u->options.window);
+        if (r >= 0 && options->ca_file) {
+                u->options.ca_file = strdup(options->ca_file);
+                r = u->options.ca_file ? 0 : -ENOMEM;
+        }
+        if (r >= 0)
+                r = add_timer(u);
+        if (r < 0)
+                return r;
+        add_helpers(u);
+        *ret = TAKE_PTR(u);
+        return 0;
+}
+
+Uplink *uplink_free(Uplink *u) {
+        if (!u)
+                return NULL;
+        sd_event_source_disable_unref(u->link_source);
+        sd_event_source_disable_unref(u->timer_source);
+        sd_event_source_disable_unref(u->netlink_source);
+        sd_event_source_disable_unref(u->clock_source);
+        sd_event_source_disable_unref(u->stopped_source);
+        uplink_mosquitto_free(u->link);
+        outbox_delivery_free(u->spare);
+        uplink_window_done(&u->window);
+        safe_close(u->netlink_fd);
+        safe_close(u->clock_fd);
+        free((char *) (uintptr_t) u->options.ca_file);
+        free(u->hub);
+        free(u->device);
+        free(u->module);
+        free(u->hold);
+        sd_event_unref(u->event);
+        free(u);
+        return NULL;
+}
+
+int uplink_start(Uplink *u) {
+        u->deliverable = true;
+        send_event(u, UPLINK_EVENT_START);
+        return 0;
+}
+
+void uplink_outbox_deliverable(Uplink *u) {
+        u->deliverable = true;
+        pump(u);
+}
+
+void uplink_credentials_changed(Uplink *u) {
+        send_event(u, UPLINK_EVENT_CREDENTIALS);
+}
+
+void uplink_stop(Uplink *u, usec_t timeout_usec) {
+        dispatch(u, &(UplinkEvent) { .type = UPLINK_EVENT_STOP, .span_usec = timeout_usec });
+        pump(u);
+}
+
+void uplink_get_status(Uplink *u, UplinkStatus *ret) {
+        const UplinkMachine *m = &u->machine;
+
+        *ret = (UplinkStatus) {
+                .state = m->state,
+                .state_since_realtime_usec = u->state_since_realtime_usec,
+                .connected = m->was_connected,
+                .hub = u->hub,
+                .device = u->device,
+                .module = u->module,
+                .hold = m->state == UPLINK_STATE_HOLDING ? u->hold : NULL,
+                .attempt = m->attempt,
+                .next_try_in_usec = USEC_INFINITY,
+                .last_error_class = uplink_error_class_to_string(u->last_class),
+                .last_error = u->last_class != UPLINK_ERROR_NONE ? u->last_error : NULL,
+                .last_error_realtime_usec = u->last_error_realtime_usec,
+        };
+        if (m->state == UPLINK_STATE_BACKOFF || m->state == UPLINK_STATE_HOLDING)
+                ret->next_try_in_usec = usec_sub(m->deadline_usec, now_usec(CLOCK_BOOTTIME));
+        if (u->link)
+                ret->busy_since_boottime_usec = uplink_mosquitto_busy_since(u->link);
+}

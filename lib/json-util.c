@@ -71,7 +71,7 @@ int json_get_array(struct json_object *o, const char *field, struct json_object 
 int json_add(struct json_object *o, const char *field, struct json_object *v) {
         if (!v)
                 return -ENOMEM;
-        if (json_object_object_add(o, field, v) < 0) {
+        if (!o || json_object_object_add(o, field, v) < 0) {
                 json_object_put(v);
                 return -ENOMEM;
         }

@@ -25,7 +25,7 @@ int json_get_object(struct json_object *o, const char *field, struct json_object
 int json_get_array(struct json_object *o, const char *field, struct json_object **ret);  /* borrowed */
 
 /* Adds to an object; take care of allocation failure in one place. 0 or -ENOMEM. json_add() consumes v also
- * on failure; v NULL is -ENOMEM (so that a failed constructor can be passed straight in). A NULL string adds
+ * on failure; o or v NULL is -ENOMEM (so that failed constructors can be passed straight in). A NULL string adds
  * nothing. */
 int json_add(struct json_object *o, const char *field, struct json_object *v);
 int json_add_string(struct json_object *o, const char *field, const char *s);

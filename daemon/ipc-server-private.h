@@ -1,0 +1,66 @@
+/* ipc-server-private.h: the server as the other ipc-* files see it. */
+#pragma once
+
+#include "daemon/ipc-connection.h"
+#include "daemon/ipc-server.h"
+#include "daemon/ipc-subscription.h"
+#include "daemon/log.h"
+
+struct IpcUser {
+        uid_t uid;
+        IpcUser *next;
+        unsigned n_connections;
+        uint64_t bytes, append_bytes;
+};
+
+struct IpcServer {
+        sd_event *event;
+        IpcServerOptions options; /* its strings are ours */
+        char *socket, *socket_group;
+        Outbox *outbox;
+        Uplink *uplink;
+        size_t topic_prefix_size;
+        bool shutting_down;
+
+        sd_event_source **listeners;
+        size_t n_listeners;
+        bool accept_paused;
+        sd_event_source *accept_timer;
+        bool bound; /* the socket file is ours to remove */
+
+        IpcConnection *connections, *connections_tail;
+        IpcConnection *wake_next; /* run_waiting() goes on there */
+        unsigned n_connections;
+        IpcUser *users;
+        uint64_t bytes, append_bytes;
+        uint64_t tick; /* counts what happens, to tell old from new without a clock */
+        bool outbox_busy; /* it had no room: nobody parses until it tells that something arrived */
+
+        sd_event_source *run;  /* deferred: runs what is scheduled */
+        sd_event_source *trim; /* deferred, idle: gives memory back */
+        IpcConnection *run_queue, **run_queue_end;
+        bool any_waiting; /* some connection waits for a budget or the outbox ... */
+        bool wake;        /* ... and may have got what it waits for */
+        IpcSubscriptions subscriptions;
+        LogRate client_rate;
+        uint8_t *read_buffer; /* IPC_READ_BYTES */
+};
+
+/* Has ipc_connection_run() called for it soon; c NULL: only ipc_subscriptions_run(). */
+void ipc_server_schedule(IpcServer *s, IpcConnection *c);
+
+/* A budget or the outbox has more room than before. */
+void ipc_server_wake(IpcServer *s);
+
+/* Whether n more bytes may be taken from the connection. Closes another one that holds on to the budget, where waiting
+ * would not help; it never closes c. */
+bool ipc_server_has_budget(IpcServer *s, IpcConnection *c, size_t n);
+
+/* Something went on its way to the disk, or arrived there. */
+void ipc_server_append_started(IpcServer *s, IpcCall *call);
+void ipc_server_append_done(IpcCall *call);
+
+/* A lot of memory was used and freed. */
+void ipc_server_trim_later(IpcServer *s);
+
+void ipc_server_unlink_connection(IpcServer *s, IpcConnection *c);

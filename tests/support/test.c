@@ -2,6 +2,7 @@
 
 #include <ftw.h>
 #include <limits.h>
+#include <sys/random.h>
 
 #include <json-c/json.h>
 
@@ -27,6 +28,19 @@ void test_skip(const char *reason) {
         printf("# skipped: %s\n", reason);
         fflush(stdout);
         _exit(EXIT_SKIPPED);
+}
+
+uint64_t test_seed(void) {
+        const char *text = getenv("IOTHUBD_TEST_SEED");
+        uint64_t seed = 0;
+
+        if (text)
+                seed = strtoull(text, NULL, 0);
+        else if (getrandom(&seed, sizeof(seed), 0) != sizeof(seed))
+                abort();
+        printf("# IOTHUBD_TEST_SEED=0x%016llx\n", (unsigned long long) seed);
+        fflush(stdout);
+        return seed;
 }
 
 static char *tempdir_path; /* one per test process */

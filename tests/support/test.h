@@ -38,6 +38,10 @@ void test_skip(const char *reason) __attribute__((noreturn));
                               _r < 0 ? strerror(-_r) : "no error", _e, strerror(-_e));             \
         })
 
+/* The seed of a randomised test: $IOTHUBD_TEST_SEED, else a new one each run. Printed, so that a failing run can be
+ * repeated. */
+uint64_t test_seed(void);
+
 /* A fresh folder, removed with all in it when the test ends well. The path is the caller's to free. */
 char *test_tempdir(void);
 

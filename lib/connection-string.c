@@ -9,7 +9,6 @@
 
 #define KEY_BYTES_MIN 16U
 #define KEY_BYTES_MAX 64U
-#define UNKNOWN_KEY_QUOTED_MAX 20U
 
 typedef enum Key {
         KEY_HOST_NAME,
@@ -76,21 +75,22 @@ static Key key_from_name(const char *s, size_t n) {
         return _KEY_INVALID;
 }
 
-/* A stray key or half of one can stand where a name should. Only a short word of letters is quoted. */
+/* The word is never quoted: half of a key may stand where a name should, and no rule tells the two apart for sure. */
 static int fail_unknown(const char *s, size_t n, unsigned part, char **reterr) {
-        size_t letters = strspn(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz");
+        static const char *const event_hub_keys[] = { "Endpoint", "EntityPath" };
 
         for (Key k = 0; k < _KEY_MAX; k++)
                 if (strlen(key_names[k]) == n && strncasecmp(key_names[k], s, n) == 0)
                         return fail(reterr, "%s: upper and lower case matter, write it exactly so", key_names[k]);
-        if (n > 0 && n <= UNKNOWN_KEY_QUOTED_MAX && letters >= n)
-                return fail(reterr,
-                            "%.*s is no key of a connection string: allowed are HostName, GatewayHostName, DeviceId, "
-                            "ModuleId, SharedAccessKeyName, SharedAccessKey, SharedAccessSignature and x509",
-                            (int) n, s);
+        for (size_t i = 0; i < ELEMENTSOF(event_hub_keys); i++)
+                if (strlen(event_hub_keys[i]) == n && memcmp(event_hub_keys[i], s, n) == 0)
+                        return fail(reterr, "%s: this is a connection string of an Event Hubs endpoint, take the one "
+                                            "that begins with HostName=",
+                                    event_hub_keys[i]);
         return fail(reterr,
-                    "Part %u does not begin with a key such as HostName=, DeviceId= or SharedAccessKey=: "
-                    "was the connection string copied whole, on one line?",
+                    "Part %u begins with none of the known keys, HostName, GatewayHostName, DeviceId, ModuleId, "
+                    "SharedAccessKeyName, SharedAccessKey, SharedAccessSignature and x509: was the connection string "
+                    "copied whole, on one line?",
                     part);
 }
 

@@ -1058,11 +1058,15 @@ uint64_t sim_disk_file_size(const SimDisk *d, const char *name) {
 
 void sim_disk_file_read(const SimDisk *d, const char *name, uint64_t offset, void *data, size_t n) {
         const Inode *i = file_named(d, name);
+        uint8_t *out = data;
 
-        for (size_t k = 0; k < n; k++) {
-                size_t page = (size_t) ((offset + k) / PAGE_BYTES);
+        memset(out, 0, n);
+        for (size_t done = 0, chunk; done < n; done += chunk) {
+                size_t page = (size_t) ((offset + done) / PAGE_BYTES), at = (size_t) ((offset + done) % PAGE_BYTES);
 
-                ((uint8_t *) data)[k] = page < i->n_pages && i->now[page] ? i->now[page]->data[(offset + k) % PAGE_BYTES] : 0;
+                chunk = MIN(n - done, PAGE_BYTES - at);
+                if (page < i->n_pages && i->now[page])
+                        memcpy(out + done, i->now[page]->data + at, chunk);
         }
 }
 
@@ -1070,16 +1074,27 @@ void sim_disk_file_write(SimDisk *d, const char *name, uint64_t offset, const vo
         Inode *i = file_named(d, name);
 
         inode_grow(i, pages_of(offset + n));
-        for (size_t k = 0; k < n; k++) {
-                size_t page = (size_t) ((offset + k) / PAGE_BYTES), at = (size_t) ((offset + k) % PAGE_BYTES);
+        for (size_t done = 0, chunk; done < n; done += chunk) {
+                size_t page = (size_t) ((offset + done) / PAGE_BYTES), at = (size_t) ((offset + done) % PAGE_BYTES);
 
-                page_own(&i->now[page])[at] = ((const uint8_t *) data)[k];
+                chunk = MIN(n - done, PAGE_BYTES - at);
+                memcpy(page_own(&i->now[page]) + at, (const uint8_t *) data + done, chunk);
                 page_set(&i->disk[page], i->now[page]);
                 if (!(i->flags[page] & PAGE_ALLOCATED))
                         i->n_allocated++;
                 i->flags[page] |= PAGE_ALLOCATED;
         }
         i->size = i->disk_size = i->size_min = MAX(i->size, offset + n);
+}
+
+void sim_disk_file_add(SimDisk *d, const char *name, const void *data, size_t n) {
+        const char *last;
+        size_t inode = inode_new(d, /* is_dir= */ false);
+        Inode *dir = resolve_parent(d, d->inodes[0], name, &last);
+
+        entry_add(&dir->names, last, inode);
+        entry_add(&dir->disk_names, last, inode);
+        sim_disk_file_write(d, name, 0, data, n);
 }
 
 void sim_disk_file_truncate(SimDisk *d, const char *name, uint64_t size) {

@@ -103,5 +103,7 @@ const char *sim_disk_file_name(const SimDisk *d, size_t i); /* borrowed until th
 uint64_t sim_disk_file_size(const SimDisk *d, const char *name);
 void sim_disk_file_read(const SimDisk *d, const char *name, uint64_t offset, void *data, size_t n);
 void sim_disk_file_write(SimDisk *d, const char *name, uint64_t offset, const void *data, size_t n);
+/* Makes the file, in a directory that exists. */
+void sim_disk_file_add(SimDisk *d, const char *name, const void *data, size_t n);
 void sim_disk_file_truncate(SimDisk *d, const char *name, uint64_t size);
 void sim_disk_file_unlink(SimDisk *d, const char *name);

@@ -1,0 +1,387 @@
+#include "daemon/manager.h"
+
+#include <inttypes.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/stat.h>
+
+#include <systemd/sd-daemon.h>
+#include <systemd/sd-event.h>
+
+#include "daemon/credentials.h"
+#include "daemon/ipc-server.h"
+#include "daemon/log.h"
+#include "daemon/outbox.h"
+#include "daemon/status.h"
+#include "daemon/uplink.h"
+#include "daemon/watchdog.h"
+
+#define STUCK_USEC (60 * USEC_PER_SEC)
+
+struct Manager {
+        const Config *config;
+        sd_event *event;
+        sd_event_source *outbox_source, *outbox_timer;
+        sd_event_source *signal_sources[3];
+        Outbox *outbox;
+        Credentials *credentials;
+        Uplink *uplink;
+        IpcServer *ipc;
+        Watchdog *watchdog;
+        usec_t outbox_deadline_usec; /* what the timer is set to */
+        bool stopping;
+        bool stuck; /* as logged last */
+};
+
+/* News of the outbox. */
+
+static void on_settled(const OutboxSettled *s, void *userdata) {
+        Manager *m = userdata;
+
+        if (m->ipc)
+                ipc_server_settled(m->ipc, s);
+}
+
+static void on_deliverable(void *userdata) {
+        Manager *m = userdata;
+
+        if (m->uplink)
+                uplink_outbox_deliverable(m->uplink);
+}
+
+static void on_notice(int priority, const char *message_id, const char *text, void *userdata) {
+        log_event(priority, message_id, NULL, "%s", text);
+}
+
+static int process_outbox(Manager *m) {
+        int r = outbox_process(m->outbox);
+
+        if (r < 0)
+                return log_error_errno(r, "Outbox failed: %m");
+        return 0;
+}
+
+static int on_outbox_ready(sd_event_source *source, int fd, uint32_t revents, void *userdata) {
+        return process_outbox(userdata);
+}
+
+static int on_outbox_timer(sd_event_source *source, uint64_t usec, void *userdata) {
+        Manager *m = userdata;
+
+        m->outbox_deadline_usec = USEC_INFINITY;
+        return process_outbox(m);
+}
+
+/* Before each wait of the loop: whatever was called may have moved the outbox's deadline. */
+static int on_outbox_prepare(sd_event_source *source, void *userdata) {
+        Manager *m = userdata;
+        usec_t deadline = outbox_next_deadline(m->outbox);
+        int r;
+
+        if (deadline == m->outbox_deadline_usec)
+                return 0;
+        m->outbox_deadline_usec = deadline;
+        if (deadline == USEC_INFINITY)
+                return sd_event_source_set_enabled(m->outbox_timer, SD_EVENT_OFF);
+        r = sd_event_source_set_time(m->outbox_timer, deadline);
+        return r < 0 ? r : sd_event_source_set_enabled(m->outbox_timer, SD_EVENT_ONESHOT);
+}
+
+static int open_outbox(Manager *m) {
+        const Config *c = m->config;
+        const OutboxOptions options = {
+                .max_size = c->outbox.max_size,
+                .keep_free = c->outbox.keep_free,
+                .segment_size = c->outbox.segment_size,
+                .full = c->outbox.full,
+                .time_to_live_usec = c->outbox.time_to_live_usec,
+                .dead_letter_size = c->outbox.dead_letter_size,
+                .n_receipts = c->outbox.receipts,
+                .position_interval_usec = c->outbox.position_interval_usec,
+                .position_messages = c->outbox.position_messages,
+                .threaded = true,
+        };
+        const OutboxEvents events = {
+                .on_settled = on_settled,
+                .on_deliverable = on_deliverable,
+                .on_notice = on_notice,
+                .userdata = m,
+        };
+        int r;
+
+        r = outbox_open(c->state_directory, &options, &events, &m->outbox);
+        if (r == -EBUSY)
+                return log_error_errno(r, "Another daemon uses the state directory %s", c->state_directory);
+        if (r < 0)
+                return log_error_errno(r, "Cannot open the outbox in %s: %m", c->state_directory);
+
+        r = sd_event_add_io(m->event, &m->outbox_source, outbox_fd(m->outbox), EPOLLIN, on_outbox_ready, m);
+        if (r >= 0)
+                r = sd_event_add_time(m->event, &m->outbox_timer, CLOCK_BOOTTIME, 0, 10 * USEC_PER_MSEC,
+                                      on_outbox_timer, m);
+        if (r >= 0)
+                r = sd_event_source_set_enabled(m->outbox_timer, SD_EVENT_OFF);
+        if (r >= 0)
+                r = sd_event_source_set_prepare(m->outbox_source, on_outbox_prepare);
+        if (r < 0)
+                return log_error_errno(r, "Cannot watch the outbox: %m");
+        return 0;
+}
+
+/* News of the uplink. */
+
+static void tell_status(Manager *m) {
+        OutboxStats outbox;
+        UplinkStatus uplink;
+        char line[640];
+
+        outbox_get_stats(m->outbox, &outbox);
+        uplink_get_status(m->uplink, &uplink);
+        status_to_line(&outbox, &uplink, line, sizeof(line));
+        (void) sd_notifyf(/* unset_environment= */ 0, "STATUS=%s", line); /* for people; nothing depends on it */
+}
+
+static void on_state_changed(void *userdata) {
+        Manager *m = userdata;
+
+        if (!m->uplink || !m->ipc)
+                return; /* not all is there yet; manager_new() tells the first state */
+        if (!credentials_problem(m->credentials))
+                ipc_server_set_topic_prefix_size(m->ipc, strlen(credentials_topic_prefix(m->credentials)));
+        ipc_server_state_changed(m->ipc);
+        tell_status(m);
+}
+
+static void on_checkpoint(int error, uint64_t first, uint64_t last, uint64_t n_duplicates, void *userdata) {
+        Manager *m = userdata;
+
+        if (error < 0)
+                log_warning_errno(error, "Cannot record what was confirmed last, some of it may be sent again: %m");
+        (void) sd_event_exit(m->event, 0); /* fails only for a loop that has ended */
+}
+
+static void on_stopped(void *userdata) {
+        Manager *m = userdata;
+        int r;
+
+        if (!m->stopping)
+                return;
+        r = outbox_checkpoint(m->outbox, on_checkpoint, m);
+        if (r < 0)
+                on_checkpoint(r, 0, 0, 0, m);
+}
+
+static int start_uplink(Manager *m) {
+        const Config *c = m->config;
+        const CredentialsOptions credentials = {
+                .connection_string = c->connection_string,
+                .connection_string_file = c->connection_string_file,
+                .product_info = c->uplink.product_info,
+                .model_id = c->uplink.model_id,
+                .token_lifetime_usec = c->uplink.token_lifetime_usec,
+        };
+        const UplinkOptions options = {
+                .ca_file = c->ca_file,
+                .mqtt_port = c->mqtt_port,
+                .window = c->uplink.window,
+                .window_bytes = c->uplink.window_bytes,
+                .keep_alive_usec = c->uplink.keep_alive_usec,
+                .connect_timeout_usec = c->uplink.connect_timeout_usec,
+                .ack_timeout_usec = c->uplink.ack_timeout_usec,
+                .retry_min_usec = c->uplink.retry_min_usec,
+                .retry_max_usec = c->uplink.retry_max_usec,
+                .retry_cut_max_usec = c->uplink.retry_cut_max_usec,
+                .retry_refused_max_usec = c->uplink.retry_refused_max_usec,
+                .adopt = c->outbox.adopt,
+        };
+        const UplinkEvents events = {
+                .on_state_changed = on_state_changed,
+                .on_stopped = on_stopped,
+                .userdata = m,
+        };
+        int r;
+
+        r = credentials_new(&credentials, &m->credentials);
+        if (r < 0)
+                return log_error_errno(r, "Cannot read credentials: %m");
+        r = uplink_new(m->event, m->outbox, m->credentials, &options, &events, &m->uplink);
+        if (r >= 0)
+                r = uplink_start(m->uplink);
+        if (r < 0)
+                return log_error_errno(r, "Cannot start the uplink: %m");
+        return 0;
+}
+
+/* Local clients. */
+
+/* Under systemd tmpfiles or the socket unit makes it; started by hand nobody does. */
+static void make_socket_folder(const char *path) {
+        _cleanup_free_ char *folder = strdup(path);
+        char *slash = folder ? strrchr(folder, '/') : NULL;
+
+        if (!slash || slash == folder)
+                return;
+        *slash = 0;
+        (void) mkdir(folder, 0755); /* binding tells what is wrong */
+}
+
+static int start_ipc(Manager *m) {
+        const Config *c = m->config;
+        const IpcServerOptions options = {
+                .socket = c->socket,
+                .socket_group = c->socket_group,
+                .socket_mode = c->socket_mode,
+                .connections_max = c->ipc.connections_max,
+                .connections_per_user_max = c->ipc.connections_per_user_max,
+                .buffer_bytes_max = c->ipc.buffer_bytes_max,
+                .user_bytes_max = c->ipc.user_bytes_max,
+                .started_realtime_usec = now_usec(CLOCK_REALTIME),
+        };
+        int r;
+
+        make_socket_folder(c->socket);
+        r = ipc_server_new(m->event, &options, m->outbox, m->uplink, &m->ipc);
+        if (r >= 0)
+                r = ipc_server_listen(m->ipc);
+        if (r == -ESRCH)
+                return log_error_errno(r, "Cannot listen on %s: there is no group %s", c->socket,
+                                       strempty(c->socket_group));
+        if (r < 0)
+                return log_error_errno(r, "Cannot listen on %s: %m", c->socket);
+        return 0;
+}
+
+/* Signals and the watchdog. */
+
+static int on_terminate(sd_event_source *source, const struct signalfd_siginfo *si, void *userdata) {
+        Manager *m = userdata;
+
+        if (m->stopping) {
+                log_notice("Second signal, stopping at once");
+                return sd_event_exit(m->event, 0);
+        }
+        m->stopping = true;
+        (void) sd_notify(/* unset_environment= */ 0, "STOPPING=1\nSTATUS=Stopping"); /* for the service manager's view */
+        log_event(LOG_NOTICE, MSG_STOPPING, NULL, "Stopping");
+        ipc_server_shut_down(m->ipc);
+        uplink_stop(m->uplink, m->config->stop_timeout_usec);
+        return 0;
+}
+
+static int on_reload(sd_event_source *source, const struct signalfd_siginfo *si, void *userdata) {
+        Manager *m = userdata;
+
+        if (credentials_reload(m->credentials) > 0) { /* a failure was logged, the old ones stay */
+                log_notice("Credentials have changed, connecting anew");
+                uplink_credentials_changed(m->uplink);
+        }
+        return 0;
+}
+
+static int watch_signals(Manager *m) {
+        static const struct {
+                int signal;
+                sd_event_signal_handler_t handler;
+        } signals[] = { { SIGTERM, on_terminate }, { SIGINT, on_terminate }, { SIGHUP, on_reload } };
+
+        for (size_t i = 0; i < ELEMENTSOF(signals); i++) {
+                int r = sd_event_add_signal(m->event, &m->signal_sources[i], signals[i].signal, signals[i].handler, m);
+
+                if (r < 0)
+                        return log_error_errno(r, "Cannot watch signals: %m");
+        }
+        return 0;
+}
+
+static bool is_stuck(usec_t busy_since_usec, usec_t now) {
+        return busy_since_usec > 0 && usec_sub(now, busy_since_usec) >= STUCK_USEC;
+}
+
+static bool is_alive(void *userdata) {
+        Manager *m = userdata;
+        usec_t now = now_usec(CLOCK_BOOTTIME);
+        OutboxStats outbox;
+        UplinkStatus uplink;
+        bool disk, network;
+
+        outbox_get_stats(m->outbox, &outbox);
+        uplink_get_status(m->uplink, &uplink);
+        disk = is_stuck(outbox.busy_since_boottime_usec, now);
+        network = is_stuck(uplink.busy_since_boottime_usec, now);
+        if ((disk || network) && !m->stuck)
+                log_error("The %s thread has had work for a minute and taken none, no longer feeding the watchdog",
+                          disk ? "disk" : "network");
+        m->stuck = disk || network;
+        return !m->stuck;
+}
+
+static int manager_start(Manager *m) {
+        OutboxStats stats;
+        int r;
+
+        r = sd_event_new(&m->event);
+        if (r < 0)
+                return log_error_errno(r, "Cannot create the event loop: %m");
+        r = watch_signals(m);
+        if (r < 0)
+                return r;
+        r = open_outbox(m);
+        if (r < 0)
+                return r;
+        r = start_uplink(m);
+        if (r < 0)
+                return r;
+        r = start_ipc(m);
+        if (r < 0)
+                return r;
+        r = watchdog_new(m->event, is_alive, m, &m->watchdog);
+        if (r < 0)
+                return log_error_errno(r, "Cannot set up the watchdog: %m");
+
+        outbox_get_stats(m->outbox, &stats);
+        log_event(LOG_NOTICE, MSG_STARTED, NULL, "iothubd %s is ready, %" PRIu64 " messages queued", PROJECT_VERSION,
+                  stats.queued);
+        (void) sd_notify(/* unset_environment= */ 0, "READY=1"); /* without a service manager nobody listens */
+        on_state_changed(m);
+        return 0;
+}
+
+int manager_new(const Config *config, Manager **ret) {
+        _cleanup_(manager_freep) Manager *m = NULL;
+        int r;
+
+        m = malloc(sizeof(*m));
+        if (!m)
+                return -ENOMEM;
+        *m = (Manager) { .config = config, .outbox_deadline_usec = USEC_INFINITY };
+        r = manager_start(m);
+        if (r < 0)
+                return r;
+        *ret = TAKE_PTR(m);
+        return 0;
+}
+
+Manager *manager_free(Manager *m) {
+        if (!m)
+                return NULL;
+        m->watchdog = watchdog_free(m->watchdog);
+        m->ipc = ipc_server_free(m->ipc);
+        m->uplink = uplink_free(m->uplink);
+        m->credentials = credentials_free(m->credentials);
+        sd_event_source_disable_unref(m->outbox_source);
+        sd_event_source_disable_unref(m->outbox_timer);
+        m->outbox = outbox_free(m->outbox);
+        for (size_t i = 0; i < ELEMENTSOF(m->signal_sources); i++)
+                sd_event_source_disable_unref(m->signal_sources[i]);
+        sd_event_unref(m->event);
+        free(m);
+        return NULL;
+}
+
+int manager_run(Manager *m) {
+        int r = sd_event_loop(m->event);
+
+        if (r < 0)
+                return log_error_errno(r, "Event loop failed: %m");
+        return 0;
+}

@@ -1,0 +1,14 @@
+/* watchdog.h: feeds the service manager's watchdog (WatchdogSec=) while the event loop turns and nothing is stuck. */
+#pragma once
+
+#include <systemd/sd-event.h>
+
+#include "lib/macro.h"
+
+typedef struct Watchdog Watchdog;
+
+/* is_alive is asked at half the watchdog's interval; while it says no, nothing is fed, and the service manager restarts
+ * the daemon. Without a watchdog in the environment nothing runs and *ret is NULL. 0 or -errno. */
+int watchdog_new(sd_event *event, bool (*is_alive)(void *userdata), void *userdata, Watchdog **ret);
+Watchdog *watchdog_free(Watchdog *w);
+DEFINE_CLEANUP(Watchdog *, watchdog_free);

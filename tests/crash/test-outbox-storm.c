@@ -17,6 +17,7 @@
 #define BODY_BYTES_MAX 400U
 #define IDS_MAX 400000U
 #define POSITION_MESSAGES 50U
+#define QUEUED_MAX 1500U /* the parent takes all of it out at once; the outbox hands out no more than 2,048 */
 #define N_KILLS 100U
 #define N_CUTS 20U
 
@@ -208,11 +209,13 @@ static void child_run(const char *dir, Child *c, bool dies_at_call) {
                 _exit(6);
         for (;;) {
                 struct pollfd p = { .fd = outbox_fd(c->outbox), .events = POLLIN };
+                OutboxStats s;
 
-                if (c->n_open < 8)
+                outbox_get_stats(c->outbox, &s);
+                if (c->n_open < 8 && s.queued < QUEUED_MAX)
                         child_append(c);
                 child_deliver(c);
-                (void) poll(&p, 1, c->n_open < 8 ? 0 : 1000);
+                (void) poll(&p, 1, c->n_open < 8 ? 0 : 1000); /* at the latest then: a deadline may have come */
                 if (outbox_process(c->outbox) < 0)
                         _exit(7);
         }

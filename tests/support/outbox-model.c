@@ -573,23 +573,28 @@ static int append_common(OutboxModel *m, ModelMessage *const *messages, size_t n
 }
 
 /* Which refusals can be right at all. */
-static void check_refusal(OutboxModel *m, int r) {
+static void check_refusal(OutboxModel *m, int r, size_t body_size_max) {
         OutboxStats s;
 
         if (sim_disk_is_crashed(m->disk) || r == -ENOBUFS)
                 return;
+        if (r == -EMSGSIZE && body_size_max > 256 * 1024)
+                return; /* larger than what the hub takes */
         outbox_get_stats(m->outbox, &s);
         if (r == -ENOSPC ? !s.is_full && s.disk_error == 0 && !m->trouble : !m->trouble)
                 outbox_model_fail(m, "an append was refused: %s", strerror(-r));
 }
 
 int outbox_model_append(OutboxModel *m, ModelMessage *const *messages, size_t n) {
+        size_t body_size_max = 0;
         uint64_t next = 0;
         int r;
 
+        for (size_t i = 0; i < n; i++)
+                body_size_max = MAX(body_size_max, messages[i]->body_size);
         r = append_common(m, messages, n, NULL, 1000, &next);
         if (r < 0)
-                check_refusal(m, r);
+                check_refusal(m, r, body_size_max);
         else if (r > 0)
                 outbox_model_fail(m, "outbox_append: %d", r);
         return r;
@@ -642,7 +647,7 @@ int outbox_model_append_stream(OutboxModel *m, ModelStream *s, uint64_t position
                 if (!gap && !sim_disk_is_crashed(m->disk) && !m->trouble)
                         outbox_model_fail(m, "no gap at %" PRIu64 ", yet the outbox says next is %" PRIu64, position, next);
         } else if (r < 0)
-                check_refusal(m, r);
+                check_refusal(m, r, 0);
         else if (gap)
                 outbox_model_fail(m, "a gap in a stream was accepted");
         else

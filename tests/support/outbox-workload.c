@@ -4,6 +4,7 @@
 
 #define KIB ((uint64_t) 1024)
 #define MIB (1024 * KIB)
+#define QUEUED_MAX 1000U  /* a start takes everything out at once, and the outbox hands out no more than 2,048 */
 #define STREAMS_LIVE 6U /* that the workload goes on with; older ones are left as they are */
 
 typedef struct Workload {
@@ -176,6 +177,8 @@ static void look_up(Workload *w) {
 static void step(Workload *w) {
         uint64_t n = below(w, 100);
 
+        if (n < 36 && outbox_model_n_queued(w->model) > QUEUED_MAX)
+                n = 36 + n; /* run, take, settle */
         if (w->trace)
                 printf("# step %" PRIu64 "\n", n);
         if (n < 18)

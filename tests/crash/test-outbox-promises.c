@@ -1,0 +1,346 @@
+/* Single promises of the outbox that a random life meets too rarely, on a simulated disk beside the model. */
+#include <inttypes.h>
+
+#include "tests/support/outbox-model.h"
+#include "tests/support/test.h"
+
+#define MIB ((uint64_t) 1 << 20)
+
+typedef struct Rig {
+        SimDisk *disk;
+        OutboxModel *model;
+} Rig;
+
+static void rig_done(Rig *g) {
+        outbox_model_free(g->model);
+        sim_disk_free(g->disk);
+}
+
+static OutboxOptions base_options(void) {
+        return (OutboxOptions) {
+                .max_size = 24 * MIB,
+                .segment_size = 512U << 10,
+                .full = OUTBOX_FULL_REJECT,
+                .time_to_live_usec = USEC_INFINITY,
+                .dead_letter_size = MIB,
+                .n_receipts = 64,
+                .position_interval_usec = USEC_PER_SEC,
+                .position_messages = 100,
+        };
+}
+
+static void rig_open(Rig *g, const OutboxOptions *options, uint64_t seed, uint64_t capacity) {
+        g->disk = sim_disk_new(seed, capacity);
+        g->model = outbox_model_new(g->disk, options, seed, "test-outbox-promises");
+        assert_ok(outbox_model_open(g->model));
+        outbox_model_verify_start(g->model, true);
+}
+
+static void reopen(Rig *g, bool clean) {
+        assert_ok(outbox_model_open(g->model));
+        outbox_model_verify_start(g->model, clean);
+}
+
+static int append_some(OutboxModel *m, OutboxLane lane, size_t n, size_t body_size, usec_t ttl) {
+        ModelMessage *x[64];
+        int r;
+
+        for (size_t i = 0; i < n; i++)
+                x[i] = outbox_model_message_new(m, lane, body_size, ttl);
+        r = outbox_model_append(m, x, n);
+        outbox_model_run(m);
+        return r;
+}
+
+static size_t confirm_all(OutboxModel *m) {
+        ModelMessage *x;
+        size_t n = 0;
+
+        do {
+                for (n += outbox_model_next_all(m); (x = outbox_model_in_flight(m, 0));)
+                        outbox_model_settle(m, x, OUTBOX_END_CONFIRMED);
+                outbox_model_run(m);
+        } while (outbox_model_n_queued(m) > 0);
+        return n;
+}
+
+/* Goal: P3: the streams used last are remembered over a crash, at least 1,024 of them. */
+TEST(a_thousand_streams_are_remembered_over_a_crash) {
+        OutboxOptions options = base_options();
+        ModelStream *streams[OUTBOX_STREAMS_MAX];
+        Rig g;
+
+        rig_open(&g, &options, 1, UINT64_MAX);
+        for (size_t i = 0; i < ELEMENTSOF(streams); i++) {
+                streams[i] = outbox_model_stream_new(g.model, (OutboxLane) (i % _OUTBOX_LANE_MAX));
+                assert_ok(outbox_model_append_stream(g.model, streams[i], 0, 1 + i % 3));
+                outbox_model_run(g.model);
+                if (i % 200 == 199)
+                        confirm_all(g.model);
+        }
+        outbox_model_crash(g.model, true);
+        reopen(&g, false);
+        for (size_t i = 0; i < ELEMENTSOF(streams); i++)
+                ck_assert_uint_eq(outbox_model_stream_next(g.model, streams[i]), 1 + i % 3);
+        outbox_model_close(g.model);
+        rig_done(&g);
+}
+
+/* Goal: P2: what was confirmed before the last so many messages never comes back. Method: crash after each of many
+ * confirmations; the model knows the bound. */
+TEST(confirmations_come_back_within_the_bound_only) {
+        OutboxOptions options = base_options();
+        Rig g;
+
+        options.position_messages = 7;
+        options.position_interval_usec = USEC_PER_HOUR;
+        rig_open(&g, &options, 2, UINT64_MAX);
+        for (unsigned n = 1; n < 60; n++) {
+                ModelMessage *x;
+                uint64_t back = g.model->n_came_back;
+
+                assert_ok(append_some(g.model, OUTBOX_LANE_NORMAL, 30, 50, USEC_INFINITY));
+                for (unsigned i = 0; i < n && outbox_model_next(g.model, &x) == 0; i++) {
+                        outbox_model_settle(g.model, x, OUTBOX_END_CONFIRMED);
+                        outbox_model_run(g.model);
+                }
+                outbox_model_crash(g.model, false);
+                reopen(&g, false);
+                ck_assert_uint_le(g.model->n_came_back - back, options.position_messages);
+                confirm_all(g.model);
+        }
+        outbox_model_close(g.model);
+        rig_done(&g);
+}
+
+/* Goal: P5: never above max_size, and full is no dead end: what is delivered makes room. */
+TEST(full_outbox_refuses_within_max_size_and_takes_again) {
+        OutboxOptions options = base_options();
+        Rig g;
+
+        options.max_size = 8 * MIB;
+        rig_open(&g, &options, 3, UINT64_MAX);
+        for (int round = 0; round < 5; round++) {
+                unsigned n = 0;
+                OutboxStats s;
+
+                while (append_some(g.model, (OutboxLane) (n % 3), 4, 3000 + n % 100, USEC_INFINITY) == 0)
+                        ck_assert_uint_lt(++n, 1000);
+                ck_assert_uint_gt(n, 4 * MIB / (4 * 3100)); /* most of max_size is of use */
+                outbox_get_stats(g.model->outbox, &s);
+                ck_assert(s.is_full);
+                ck_assert_uint_le(s.used_bytes, s.max_bytes);
+                if (round % 2) {
+                        outbox_model_crash(g.model, false);
+                        reopen(&g, false);
+                }
+                confirm_all(g.model);
+                outbox_model_advance(g.model, 2 * USEC_PER_SEC);
+                outbox_model_run(g.model);
+        }
+        outbox_model_close(g.model);
+        rig_done(&g);
+}
+
+/* Goal: P2, P4: on a disk without one free page, ends are still recorded and stay recorded. */
+TEST(full_disk_has_room_for_positions) {
+        OutboxOptions options = base_options();
+        Rig g;
+
+        rig_open(&g, &options, 4, 64 * MIB);
+        for (int i = 0; i < 20; i++)
+                assert_ok(append_some(g.model, (OutboxLane) (i % 3), 10, 200, USEC_INFINITY));
+        g.model->trouble = true;
+        sim_disk_set_capacity(g.disk, 0); /* nothing more can be allocated */
+        g.model->trouble = false;         /* and yet none of what follows may fail */
+        for (int i = 0; i < 30; i++) {
+                ModelMessage *x;
+
+                for (int k = 0; k < 5; k++) {
+                        if (outbox_model_next(g.model, &x) < 0)
+                                break;
+                        outbox_model_settle(g.model, x, k ? OUTBOX_END_CONFIRMED : OUTBOX_END_REJECTED);
+                }
+                outbox_model_advance(g.model, 2 * USEC_PER_SEC);
+                outbox_model_run(g.model);
+                if (i % 10 == 9) {
+                        outbox_model_crash(g.model, false);
+                        ck_assert_uint_eq(g.model->n_came_back, 0);
+                        reopen(&g, false);
+                        ck_assert_uint_eq(g.model->n_came_back, 0);
+                }
+        }
+        outbox_model_close(g.model);
+        rig_done(&g);
+}
+
+/* Goal: drop-oldest takes bulk first, then normal, never urgent, each from its oldest on, and says so. */
+TEST(drop_oldest_spares_urgent_and_takes_bulk_first) {
+        OutboxOptions options = base_options();
+        uint64_t dropped[_OUTBOX_LANE_MAX] = {};
+        Rig g;
+
+        options.max_size = 10 * MIB;
+        options.full = OUTBOX_FULL_DROP_OLDEST;
+        rig_open(&g, &options, 5, UINT64_MAX);
+        for (int i = 0; i < 100; i++)
+                assert_ok(append_some(g.model, (OutboxLane) (i % 3), 4, 5000, USEC_INFINITY));
+        for (int i = 0; i < 600 && g.model->n_settled[OUTBOX_END_DROPPED] < 1200; i++)
+                (void) append_some(g.model, OUTBOX_LANE_NORMAL, 4, 5000, USEC_INFINITY); /* refusals are checked there */
+        for (size_t i = 0; i < g.model->n_messages; i++) {
+                const ModelMessage *x = g.model->messages[i];
+
+                if (x->end != OUTBOX_END_DROPPED)
+                        continue;
+                dropped[x->lane]++;
+                for (size_t k = 0; k < i; k++)
+                        ck_assert_msg(g.model->messages[k]->lane != x->lane || g.model->messages[k]->end == OUTBOX_END_DROPPED,
+                                      "message %zu was dropped before the older %zu", i, k);
+        }
+        ck_assert_uint_eq(dropped[OUTBOX_LANE_URGENT], 0);
+        ck_assert_uint_gt(dropped[OUTBOX_LANE_NORMAL], 0);
+        ck_assert_uint_gt(dropped[OUTBOX_LANE_BULK], 0);
+        outbox_model_crash(g.model, true);
+        reopen(&g, false);
+        outbox_model_close(g.model);
+        rig_done(&g);
+}
+
+/* Goal: a time-to-live is never over early: not by a wall clock that jumps within a boot, not by one that is wrong
+ * after a boot. */
+TEST(time_to_live_is_never_over_early) {
+        OutboxOptions options = base_options();
+        Rig g;
+
+        rig_open(&g, &options, 6, UINT64_MAX);
+        assert_ok(append_some(g.model, OUTBOX_LANE_NORMAL, 5, 50, 100 * USEC_PER_SEC));
+        outbox_model_step_realtime(g.model, (int64_t) (1000 * USEC_PER_DAY));
+        outbox_model_run(g.model);
+        ck_assert_uint_eq(outbox_model_n_queued(g.model), 5);
+        outbox_model_step_realtime(g.model, -(int64_t) (1000 * USEC_PER_DAY));
+        outbox_model_crash(g.model, true);
+
+        /* The board has no battery: it wakes in 1970. */
+        outbox_model_step_realtime(g.model, -(int64_t) (g.model->realtime_usec - USEC_PER_SEC));
+        reopen(&g, false);
+        outbox_model_advance(g.model, USEC_PER_DAY);
+        outbox_model_run(g.model);
+        ck_assert_uint_eq(outbox_model_n_queued(g.model), 5);
+        outbox_model_close(g.model);
+        rig_done(&g);
+}
+
+/* Goal: within a boot it is over on time, also for what waits to go again, and the end survives. */
+TEST(time_to_live_is_over_on_time) {
+        OutboxOptions options = base_options();
+        ModelMessage *x;
+        Rig g;
+
+        rig_open(&g, &options, 7, UINT64_MAX);
+        assert_ok(append_some(g.model, OUTBOX_LANE_NORMAL, 5, 50, 100 * USEC_PER_SEC));
+        assert_ok(outbox_model_next(g.model, &x));
+        outbox_model_requeue(g.model);
+        outbox_model_advance(g.model, 101 * USEC_PER_SEC);
+        outbox_model_run(g.model);
+        ck_assert_uint_eq(outbox_model_n_queued(g.model), 0);
+        ck_assert_uint_eq(g.model->n_settled[OUTBOX_END_EXPIRED], 5);
+        outbox_model_crash(g.model, false);
+        reopen(&g, false);
+        ck_assert_uint_eq(outbox_model_n_queued(g.model), 0);
+        outbox_model_close(g.model);
+        rig_done(&g);
+}
+
+/* Goal: P4: a disk that will not read for a while costs nothing, neither at work nor at a start. */
+TEST(reads_that_fail_for_a_while_cost_nothing) {
+        OutboxOptions options = base_options();
+        Rig g;
+
+        for (int at_start = 0; at_start < 2; at_start++) {
+                rig_open(&g, &options, 8, UINT64_MAX);
+                for (int i = 0; i < 40; i++)
+                        assert_ok(append_some(g.model, (OutboxLane) (i % 3), 20, 1500, USEC_INFINITY));
+                if (at_start)
+                        outbox_model_close(g.model);
+                g.model->trouble = true;
+                sim_disk_fail_at(g.disk, 1U << SIM_PREAD, 0, UINT64_MAX, EIO);
+                if (!at_start || outbox_model_open(g.model) == 0) {
+                        for (int i = 0; i < 50; i++) {
+                                outbox_model_run(g.model);
+                                (void) outbox_model_next(g.model, NULL); /* nothing, or what is in memory */
+                                outbox_model_advance(g.model, 5 * USEC_PER_SEC);
+                        }
+                        outbox_model_requeue(g.model);
+                        sim_disk_fail_at(g.disk, 0, 0, 0, 0);
+                        if (at_start)
+                                outbox_model_verify_start(g.model, false);
+                        outbox_model_recover(g.model);
+                        outbox_model_close(g.model);
+                }
+                sim_disk_fail_at(g.disk, 0, 0, 0, 0);
+                g.model->trouble = false;
+                reopen(&g, true);
+                ck_assert_uint_ge(outbox_model_n_queued(g.model), 800);
+                outbox_model_close(g.model);
+                rig_done(&g);
+        }
+}
+
+/* Goal: one process at a time; the second is told, and harms nothing. */
+TEST(second_opener_is_refused) {
+        OutboxOptions options = base_options();
+        OutboxEvents events = {};
+        Outbox *o = NULL;
+        Rig g;
+
+        rig_open(&g, &options, 9, UINT64_MAX);
+        assert_ok(append_some(g.model, OUTBOX_LANE_NORMAL, 5, 50, USEC_INFINITY));
+        assert_error(outbox_open("box", &g.model->options, &events, &o), -EBUSY);
+        ck_assert(o == NULL);
+        assert_ok(append_some(g.model, OUTBOX_LANE_NORMAL, 5, 50, USEC_INFINITY));
+        outbox_model_crash(g.model, false);
+        reopen(&g, false);
+        outbox_model_close(g.model);
+        rig_done(&g);
+}
+
+/* Goal: what waits for one device is not given to another, unless the administrator says so; also over a crash. */
+TEST(messages_of_another_device_are_held) {
+        OutboxOptions options = base_options();
+        OutboxDelivery *d = NULL;
+        Rig g;
+
+        rig_open(&g, &options, 10, UINT64_MAX);
+        assert_ok(append_some(g.model, OUTBOX_LANE_NORMAL, 5, 50, USEC_INFINITY));
+        for (int i = 0; i < 2; i++) {
+                assert_error(outbox_set_identity(g.model->outbox, "hub.example", "other", false), -EREMCHG);
+                outbox_model_run(g.model);
+                assert_error(outbox_next(g.model->outbox, &d), -EREMCHG);
+                outbox_model_crash(g.model, false);
+                reopen(&g, false); /* by its own name they come, all of them */
+                ck_assert_uint_eq(outbox_model_n_queued(g.model), 5);
+        }
+        assert_error(outbox_set_identity(g.model->outbox, "hub.example", "other", false), -EREMCHG);
+        assert_ok(outbox_set_identity(g.model->outbox, "hub.example", "other", true));
+        ck_assert_uint_eq(outbox_model_next_all(g.model), 5);
+        outbox_model_close(g.model);
+        rig_done(&g);
+}
+
+/* Goal: the hub's largest message has room, a larger one than the format holds is refused, and the queue is as
+ * before. */
+TEST(too_large_a_message_is_refused_and_harmless) {
+        OutboxOptions options = base_options();
+        Rig g;
+
+        rig_open(&g, &options, 11, UINT64_MAX);
+        for (int i = 0; i < 5; i++) {
+                assert_ok(append_some(g.model, OUTBOX_LANE_NORMAL, 2, 256 * 1024, USEC_INFINITY));
+                assert_error(append_some(g.model, OUTBOX_LANE_NORMAL, 1, OUTBOX_RECORD_BYTES_MAX, USEC_INFINITY), -EMSGSIZE);
+                outbox_model_crash(g.model, false);
+                reopen(&g, false);
+                ck_assert_uint_eq(confirm_all(g.model), 2);
+        }
+        outbox_model_close(g.model);
+        rig_done(&g);
+}

@@ -425,10 +425,16 @@ static void resumed(Sender *s, const DaemonReply *reply) {
 
 /* -- trouble --------------------------------------------------------------------------------------------- */
 
+/* Only when something waits for it, and once. */
+static void tell_lost(Sender *s) {
+        if (!s->head || s->told_lost)
+                return;
+        say_error("Lost the connection to iothubd, connecting again");
+        s->told_lost = true;
+}
+
 static void reconnect(Sender *s) {
-        if (s->head && !s->told_lost)
-                say_error("Lost the connection to iothubd, connecting again");
-        s->told_lost = s->head;
+        tell_lost(s);
         if (s->n_calls > 0)
                 s->in_doubt = true;
         s->connection = daemon_connection_free(s->connection);
@@ -566,6 +572,8 @@ static void try_connect(Sender *s, usec_t now) {
                                   s->options.socket_path);
                         s->told_pause = true;
                 }
+                if (s->was_connected)
+                        tell_lost(s);
                 s->retry_at = usec_add(now, s->retry_delay);
                 s->retry_delay = MIN(2 * s->retry_delay, RETRY_MAX_USEC);
                 return;

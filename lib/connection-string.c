@@ -277,8 +277,11 @@ int connection_string_format(const ConnectionString *c, char **ret) {
         for (Key k = 0; k < _KEY_MAX; k++) {
                 char **value = value_of(&values, k);
 
-                if (value && *value)
-                        size += strlen(key_names[k]) + 1 + strlen(*value) + 1;
+                if (!value || !*value)
+                        continue;
+                if (strchr(*value, ';'))
+                        return -EINVAL;
+                size += strlen(key_names[k]) + 1 + strlen(*value) + 1;
         }
         p = s = malloc(size);
         if (!s)

@@ -32,7 +32,8 @@ typedef struct ConnectionString {
  * 0, -EINVAL or -ENOMEM. */
 int connection_string_parse(const char *s, ConnectionStringKind kind, ConnectionString *ret, char **reterr);
 
-/* The canonical text; erase_and_free() it. 0 or -ENOMEM. */
+/* The canonical text; erase_and_free() it. 0, -EINVAL (a value holds a semicolon, which the hub allows in ids: there is
+ * no connection string for it) or -ENOMEM. */
 int connection_string_format(const ConnectionString *c, char **ret);
 
 /* Frees and erases; zero-initialised is fine. */

@@ -51,11 +51,10 @@ int hub_user_name(const char *host, const char *client_id, const char *product_i
                            strempty(model));
 }
 
-/* No ";": whatever the registry does with it, it would end the id in a connection string. */
 static const uint8_t id_characters[256] = {
         ['A' ... 'Z'] = 1, ['a' ... 'z'] = 1, ['0' ... '9'] = 1, ['-'] = 1, ['.'] = 1, ['%'] = 1, ['_'] = 1,
         ['*'] = 1, ['?'] = 1, ['!'] = 1, ['('] = 1, [')'] = 1, [','] = 1, ['='] = 1, ['@'] = 1, ['$'] = 1,
-        ['\''] = 1, [':'] = 1, ['+'] = 2, ['#'] = 2, /* 2: not in a topic */
+        ['\''] = 1, [':'] = 1, [';'] = 1, ['+'] = 2, ['#'] = 2, /* 2: not in a topic */
 };
 
 int hub_device_id_check(const char *id, bool for_mqtt) {

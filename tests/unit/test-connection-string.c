@@ -208,6 +208,13 @@ TEST(what_is_formatted_parses_back) {
         }
 }
 
+TEST(an_id_with_a_semicolon_has_no_connection_string) {
+        ConnectionString s = { .host_name = (char *) "h", .device_id = (char *) "a;b", .shared_access_key = (char *) KEY };
+        char *formatted;
+
+        assert_error(connection_string_format(&s, &formatted), -EINVAL);
+}
+
 TEST(key_sizes_end_where_they_say) {
         static const struct {
                 unsigned n_quads; /* of three bytes each */

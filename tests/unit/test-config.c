@@ -6,6 +6,12 @@
 #include "daemon/config.h"
 #include "lib/fd-util.h"
 
+/* libconfig itself keeps a piece of text after a syntax error in a string. */
+const char *__lsan_default_suppressions(void);
+const char *__lsan_default_suppressions(void) {
+        return "leak:strbuf_append";
+}
+
 static char *dir, *log_path;
 
 static void setup(void) {

@@ -151,7 +151,7 @@ TEST(the_file_may_end_in_any_newline) {
 }
 
 TEST(a_systemd_credential_is_the_last_source) {
-        _cleanup_free_ char *path = path_in("x"), *credential = NULL, *other = NULL;
+        _cleanup_free_ char *credential = NULL, *other = NULL;
         _cleanup_(credentials_freep) Credentials *a = NULL, *b = NULL, *c = NULL, *d = NULL;
 
         setup();

@@ -437,4 +437,8 @@ void ipc_connection_run(IpcConnection *c) {
         c->running = false;
         if (is_finished(c))
                 (void) ipc_connection_free(c);
+        else if (!c->held && !c->waiting && has_room_for_replies(c) && varlink_reader_has_frame(&c->reader))
+                /* The socket took the replies, so there is room again and no event to tell. Others get their turn
+                 * before it goes on. */
+                ipc_connection_schedule(c);
 }

@@ -77,6 +77,17 @@ TEST(malformed_texts_are_refused) {
         }
 }
 
+/* The size counts, not what lies behind it. */
+TEST(a_text_cut_short_is_refused) {
+        for (size_t n = 0; n <= 12; n++) {
+                void *decoded = NULL;
+                size_t n_decoded;
+
+                ck_assert_int_eq(base64_decode("AAAABBBBCCCC", n, &decoded, &n_decoded), n % 4 == 0 ? 0 : -EINVAL);
+                free(decoded);
+        }
+}
+
 /* A bad byte at every place of a long text. */
 TEST(a_fault_is_found_at_every_place) {
         static uint8_t data[300];

@@ -86,6 +86,16 @@ TEST(percent_decoding_of_the_vectors) {
         }
 }
 
+/* The size counts, not what lies behind it. */
+TEST(an_escape_cut_short_is_refused) {
+        for (size_t n = 0; n <= 5; n++) {
+                _cleanup_free_ char *decoded = NULL;
+                size_t n_decoded;
+
+                ck_assert_int_eq(percent_decode("a%41b", n, &decoded, &n_decoded), n == 2 || n == 3 ? -EINVAL : 0);
+        }
+}
+
 TEST(bags_of_the_vectors_encode_and_decode) {
         struct json_object *cases = test_vectors("device.json", "property_bag_encode");
 

@@ -124,6 +124,8 @@ static void run_broker(const char *mosquitto, int ready_fd, pid_t parent) {
         (void) sigemptyset(&none);
         (void) sigprocmask(SIG_SETMASK, &none, NULL); /* with valid arguments it cannot fail */
         (void) umask(0077);
+        /* The broker would tell our manager that it is ready before we are. */
+        (void) unsetenv("NOTIFY_SOCKET");
         /* A terminal's ^C goes to the main process, which stops the broker in order. */
         (void) setpgid(0, 0);
         if (ready_fd == READY_FD ? fcntl(ready_fd, F_SETFD, 0) < 0 : dup2(ready_fd, READY_FD) < 0)

@@ -183,6 +183,8 @@ static int admit(Plugin *p, struct mosquitto *client, const HubCredentials *c, c
         r = hub_access_device(p->hub, c, now, &a, reterr_reason);
         if (r < 0)
                 return r;
+        if (has_session_of(p, c->client_id))
+                say("%s connects anew, which ends its older connection", c->client_id);
         r = session_new(client, c->client_id, &a, p->token_grace_usec, &s);
         if (r < 0)
                 return r;
@@ -344,8 +346,7 @@ static int on_disconnect(int event, void *data, void *userdata) {
         return MOSQ_ERR_SUCCESS;
 }
 
-/* Kicking calls back into drop_session(), so it never happens while the table is walked. */
-static char *take_ended(Plugin *p, usec_t now) {
+static const Session *find_ended(Plugin *p, usec_t now) {
         struct lh_entry *e;
         usec_t next = USEC_INFINITY;
 
@@ -353,22 +354,26 @@ static char *take_ended(Plugin *p, usec_t now) {
                 const Session *s = lh_entry_v(e);
 
                 if (s->ends_usec <= now)
-                        return strdup(s->client_id);
+                        return s;
                 next = MIN(next, s->ends_usec);
         }
         p->next_end_usec = next;
         return NULL;
 }
 
+/* Kicking calls back into drop_session(), so it never happens while the table is walked. */
 static void end_sessions(Plugin *p, usec_t now) {
-        for (;;) {
-                _cleanup_free_ char *id = take_ended(p, now);
+        const Session *s;
+
+        while ((s = find_ended(p, now))) {
+                const struct mosquitto *client = s->client;
+                _cleanup_free_ char *id = strdup(s->client_id);
 
                 if (!id)
-                        return;
+                        return; /* the next tick tries again */
                 say("%s cut: its token has ended", id);
-                if (mosquitto_kick_client_by_clientid(id, /* with_will= */ true) != MOSQ_ERR_SUCCESS)
-                        return;
+                (void) mosquitto_kick_client_by_clientid(id, /* with_will= */ true); /* or it is gone */
+                drop_session(p, client);
         }
 }
 

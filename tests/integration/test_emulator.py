@@ -415,6 +415,41 @@ def the_api_version_is_needed_and_unknown_calls_say_so(folder):
         assert error_of(registry.call("GET", "/nothing"))[0] == 501
 
 
+@test
+def one_connection_serves_many_calls(folder):
+    with hub_with_device(folder) as (hub, registry, _):
+        url = f"https://localhost:{hub.https_port}/devices/d1?{API}"
+        command = ["curl", "-sS", "--cacert", hub.ca_file, "-H", f"Authorization: {token('localhost', registry.key, registry.policy)}",
+                   "-o", "/dev/null", "-w", "%{http_code} %{num_connects}\\n"]
+        command += [url, url, "-o", "/dev/null"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        assert done.stdout.splitlines() == ["200 1", "200 0"], done.stdout
+
+
+@test
+def ready_is_told_once_the_doors_are_open(folder):
+    notify = harness.Notify(folder, "notify")
+    hub = Hub(folder)
+    process = subprocess.Popen(
+        [harness.EMULATOR, "--state", hub.folder, "--mqtt-port", "0", "--https-port", "0"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "NOTIFY_SOCKET": notify.path},
+    )
+    try:
+        notify.wait_ready(process, "the emulator")
+        with open(os.path.join(hub.folder, "ports"), encoding="utf-8") as f:
+            ports = dict(line.strip().split("=") for line in f)
+        for port in ports.values():
+            socket.create_connection(("127.0.0.1", int(port)), timeout=60).close()
+        assert [m for m in notify.read() if m.startswith("STATUS=")] == [f"STATUS=mqtt={ports['mqtt']} https={ports['https']}"]
+        process.terminate()
+        assert process.wait(60) == 0
+        assert notify.read().count("READY=1") == 1 and "STOPPING=1" in notify.read()
+    finally:
+        process.kill()
+        process.wait()
+        notify.close()
+
+
 # ---- connecting ----
 
 

@@ -6,7 +6,7 @@
 #include "client/output.h"
 #include "client/verb.h"
 
-#define STATUS_TIMEOUT_USEC (30 * USEC_PER_SEC) /* a look-up scans the disk, others before us too */
+#define STATUS_TIMEOUT_USEC (30 * USEC_PER_SEC) /* a look-up scans the disk, after others' */
 
 static const char *get_text(struct json_object *o, const char *field) {
         const char *s = NULL;
@@ -33,8 +33,10 @@ static bool get_flag(struct json_object *o, const char *field) {
 static void print_time(const char *name, const char *before, uint64_t realtime_usec) {
         char stamp[FORMAT_TIMESTAMP_MAX], span[FORMAT_TIMESPAN_MAX];
 
-        print_fieldf(name, "%s%s (%s ago)", before, format_timestamp(stamp, sizeof(stamp), realtime_usec),
-                     format_timespan(span, sizeof(span), usec_sub(now_usec(CLOCK_REALTIME), realtime_usec)));
+        print_fieldf(name, "%s%s (%s ago)", before,
+                     format_timestamp(stamp, sizeof(stamp), realtime_usec),
+                     format_timespan(span, sizeof(span),
+                                     usec_sub(now_usec(CLOCK_REALTIME), realtime_usec)));
 }
 
 static void print_connection(struct json_object *o) {
@@ -54,8 +56,8 @@ static void print_connection(struct json_object *o) {
         print_field("Device", get_text(o, "device"));
         if (get_text(o, "module"))
                 print_field("Module", get_text(o, "module"));
-        print_fieldf("Send status", "%s (%" PRIu64 " in flight)", strempty(get_text(o, "sendStatus")),
-                     get_number(o, "inFlight"));
+        print_fieldf("Send status", "%s (%" PRIu64 " in flight)",
+                     strempty(get_text(o, "sendStatus")), get_number(o, "inFlight"));
         if (get_text(o, "hold"))
                 print_field("On hold", get_text(o, "hold"));
 }
@@ -95,7 +97,8 @@ static void print_outbox(struct json_object *o) {
         if (get_text(outbox, "diskError"))
                 print_field("Disk", get_text(outbox, "diskError"));
         if (get_number(outbox, "lostRecords") > 0)
-                print_fieldf("Lost to damage", "%" PRIu64 " records", get_number(outbox, "lostRecords"));
+                print_fieldf("Lost to damage", "%" PRIu64 " records",
+                             get_number(outbox, "lostRecords"));
         if (get_number(outbox, "deadLetters") > 0)
                 print_fieldf("Dead letters", "%" PRIu64, get_number(outbox, "deadLetters"));
 }
@@ -105,8 +108,9 @@ static void print_books(struct json_object *o) {
         print_fieldf("Messages",
                      "%" PRIu64 " accepted = %" PRIu64 " confirmed + %" PRIu64 " expired + %" PRIu64
                      " dropped + %" PRIu64 " rejected + %" PRIu64 " queued",
-                     get_number(o, "accepted"), get_number(o, "confirmed"), get_number(o, "expired"),
-                     get_number(o, "dropped"), get_number(o, "rejected"), get_number(o, "queued"));
+                     get_number(o, "accepted"), get_number(o, "confirmed"),
+                     get_number(o, "expired"), get_number(o, "dropped"), get_number(o, "rejected"),
+                     get_number(o, "queued"));
         if (get_number(o, "duplicatesSentAgain") > 0)
                 print_fieldf("Sent again", "%" PRIu64, get_number(o, "duplicatesSentAgain"));
 }
@@ -131,7 +135,8 @@ static int print_lanes(struct json_object *o) {
                 if (r >= 0)
                         r = table_addf(t, "%" PRIu64, get_number(lane, "queued"));
                 if (r >= 0)
-                        r = table_add(t, format_bytes(bytes, sizeof(bytes), get_number(lane, "queuedBytes")));
+                        r = table_add(t, format_bytes(bytes, sizeof(bytes),
+                                                      get_number(lane, "queuedBytes")));
                 if (r >= 0)
                         r = table_add(t, json_get_u64(lane, "oldestAgeUSec", &age) > 0 ?
                                                          format_timespan(span, sizeof(span), age) :
@@ -151,8 +156,6 @@ static int print_status(struct json_object *o) {
         print_outbox(o);
         return print_lanes(o);
 }
-
-/* -- single messages ---------------------------------------------------------------------------------------- */
 
 typedef struct StatusSettings {
         const char *message_id;
@@ -223,9 +226,10 @@ static int look_up(DaemonConnection *c, const Globals *g, const char *id, uint64
         return EX_OK;
 }
 
-static int status_of_messages(DaemonConnection *c, const Globals *g, const char *id, int argc, char **argv) {
-        static const char *const headers[] = { "SEQUENCE", "MESSAGE ID", "STATE", "ACCEPTED", "SETTLED",
-                                               "REASON", NULL };
+static int status_of_messages(DaemonConnection *c, const Globals *g, const char *id, int argc,
+                              char **argv) {
+        static const char *const headers[] = { "SEQUENCE", "MESSAGE ID", "STATE", "ACCEPTED",
+                                               "SETTLED",  "REASON",     NULL };
         _cleanup_(table_freep) Table *t = NULL;
         int r, exit_code = EX_OK, n_found = 0;
 
@@ -235,7 +239,8 @@ static int status_of_messages(DaemonConnection *c, const Globals *g, const char 
                 uint64_t seq = 0;
 
                 if (i >= 0 && parse_u64(argv[i], &seq) < 0) {
-                        say_error("\"%s\" is no sequence number; an id goes with --message-id", argv[i]);
+                        say_error("\"%s\" is no sequence number; an id goes with --message-id",
+                                  argv[i]);
                         exit_code = EX_USAGE;
                         continue;
                 }
@@ -287,12 +292,11 @@ const Verb verb_status = {
         .arguments = "[SEQUENCE...]",
         .arguments_max = -1,
         .summary = "Show the connection, the queue and the books, or what became of messages",
-        .description = "Exit code 0 whenever iothubd answers, connected or not; 66 when it knows no such message.",
+        .description = "Exit code 0 whenever iothubd answers, connected or not; 66 when it knows\n"
+                       "no such message.",
         .options = status_options,
         .run = cmd_status,
 };
-
-/* -- flush ---------------------------------------------------------------------------------------------------- */
 
 typedef struct FlushSettings {
         usec_t timeout_usec;
@@ -312,7 +316,8 @@ static int say_still_queued(const Globals *g) {
             daemon_call(c, "io.iothubd.GetStatus", NULL,
                         usec_add(now_usec(CLOCK_MONOTONIC), USEC_PER_SEC), &reply) >= 0 &&
             !reply.error)
-                say_error("Not everything was delivered in time: %" PRIu64 " queued, %s; see iothubctl status",
+                say_error("Not everything was delivered in time: %" PRIu64
+                          " queued, %s; see iothubctl status",
                           get_number(reply.parameters, "queued"),
                           get_flag(reply.parameters, "connected") ? "connected" : "not connected");
         else
@@ -344,8 +349,10 @@ static int cmd_flush(const Verb *verb, Globals *g, int argc, char **argv) {
                 if (r >= 0 && !reply.error)
                         return EX_OK;
 
-                /* The daemon is being restarted: what waited before waits again, so the question stays. */
-                if (r == -ECONNRESET || (r >= 0 && streq(daemon_error_name(&reply), "ShuttingDown"))) {
+                /* The daemon is being restarted: what waited before waits again, so the question
+                 * stays. */
+                if (r == -ECONNRESET ||
+                    (r >= 0 && streq(daemon_error_name(&reply), "ShuttingDown"))) {
                         retry_usec = DAEMON_RETRY_MIDSTREAM_USEC;
                         (void) usleep(100 * USEC_PER_MSEC); /* a signal ends it, and us */
                         continue;

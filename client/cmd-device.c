@@ -42,29 +42,28 @@ typedef struct DeviceCall {
 } DeviceCall;
 
 /* One call to /devices/ID. EX_OK or the exit code, told. */
-static int device_call(const Hub *h, const char *id, const DeviceCall *call, struct json_object **ret) {
+static int device_call(const Hub *h, const char *id, const DeviceCall *call,
+                       struct json_object **ret) {
         _cleanup_free_ char *encoded = NULL, *path = NULL, *what = NULL;
+        RegistryRequest request = {
+                .method = call->method,
+                .if_match = call->if_match,
+                .body = call->body,
+        };
 
         if (hub_device_id_check(id, /* for_mqtt= */ false) < 0) {
                 say_error("\"%s\" is no device id: 1 to 128 of A-Z a-z 0-9 - : . + %% _ # * ? ! ( ) , = @ ; $ '",
                           id);
                 return EX_USAGE;
         }
-        if (percent_encode(id, strlen(id), &encoded) < 0 || asprintf(&path, "/devices/%s", encoded) < 0 ||
+        if (percent_encode(id, strlen(id), &encoded) < 0 ||
+            asprintf(&path, "/devices/%s", encoded) < 0 ||
             asprintf(&what, "Cannot %s device %s", call->verb, id) < 0)
                 return say_out_of_memory();
-        return registry_client_call(h->client,
-                                    &(RegistryRequest){
-                                                    .method = call->method,
-                                                    .path = path,
-                                                    .if_match = call->if_match,
-                                                    .body = call->body,
-                                                    .what = what,
-                                    },
-                                    ret);
+        request.path = path;
+        request.what = what;
+        return registry_client_call(h->client, &request, ret);
 }
-
-/* -- reading identities ------------------------------------------------------------------------------------ */
 
 static const char *text_of(struct json_object *o, const char *field) {
         const char *s = NULL;
@@ -101,13 +100,20 @@ static const char *time_of(struct json_object *o, const char *field) {
 }
 
 /* The device's own connection string; -EINVAL where it has no key of that kind. */
-static int make_connection_string(const Hub *h, struct json_object *device, bool secondary, char **ret) {
+static int make_connection_string(const Hub *h, struct json_object *device, bool secondary,
+                                  char **ret) {
         const char *id = text_of(device, "deviceId"), *key = key_of(device, secondary);
+        _cleanup_free_ char *host = NULL;
+        unsigned port;
         int r;
 
         if (!id || !key || !*key)
                 return -EINVAL;
-        r = asprintf(ret, "HostName=%s;DeviceId=%s;SharedAccessKey=%s", h->login.host_name, id, key);
+        /* Without a port: the login's is that of HTTPS. */
+        r = host_port_split(h->login.host_name, 0, &host, &port);
+        if (r < 0)
+                return r;
+        r = asprintf(ret, "HostName=%s;DeviceId=%s;SharedAccessKey=%s", host, id, key);
         return r < 0 ? -ENOMEM : 0;
 }
 
@@ -190,14 +196,13 @@ static int show_device(const Hub *h, const Globals *g, struct json_object *d, bo
                         return say_out_of_memory();
         }
         if (g->json)
-                return print_device_json(d, keys, connection_string) < 0 ? say_out_of_memory() : EX_OK;
+                return print_device_json(d, keys, connection_string) < 0 ? say_out_of_memory() :
+                                                                           EX_OK;
         print_device(d, keys);
         if (connection_string)
                 print_field("connectionString", connection_string);
         return EX_OK;
 }
-
-/* -- create ------------------------------------------------------------------------------------------------- */
 
 typedef struct CreateSettings {
         bool disabled;
@@ -232,7 +237,8 @@ static int cmd_create(const Verb *verb, Globals *g, int argc, char **argv) {
 
         r = hub_open(g, &h);
         if (r == EX_OK)
-                r = device_call(&h, argv[0], &(DeviceCall){ .method = "PUT", .verb = "create", .body = body },
+                r = device_call(&h, argv[0],
+                                &(DeviceCall){ .method = "PUT", .verb = "create", .body = body },
                                 &device);
         return r == EX_OK ? show_device(&h, g, device, /* keys= */ true) : r;
 }
@@ -248,8 +254,6 @@ const Verb verb_device_create = {
         .options = create_options,
         .run = cmd_create,
 };
-
-/* -- show ----------------------------------------------------------------------------------------------------- */
 
 typedef struct ShowSettings {
         bool keys;
@@ -272,7 +276,8 @@ static int cmd_show(const Verb *verb, Globals *g, int argc, char **argv) {
                 return verb_parse_exit_code(r);
         r = hub_open(g, &h);
         if (r == EX_OK)
-                r = device_call(&h, argv[0], &(DeviceCall){ .method = "GET", .verb = "show" }, &device);
+                r = device_call(&h, argv[0], &(DeviceCall){ .method = "GET", .verb = "show" },
+                                &device);
         return r == EX_OK ? show_device(&h, g, device, s.keys) : r;
 }
 
@@ -287,15 +292,13 @@ const Verb verb_device_show = {
         .run = cmd_show,
 };
 
-/* -- list ----------------------------------------------------------------------------------------------------- */
-
 typedef struct ListSettings {
         uint64_t top;
 } ListSettings;
 
 static const Option list_options[] = {
-        { "top", 0, "N", "At most that many, up to 1000, which is the hub's limit (default)", option_u64,
-          offsetof(ListSettings, top) },
+        { "top", 0, "N", "At most that many, up to 1000, which is the hub's limit (default)",
+          option_u64, offsetof(ListSettings, top) },
         {},
 };
 
@@ -325,8 +328,9 @@ static int add_device(Table *t, struct json_object *d) {
 }
 
 static int print_devices(struct json_object *devices) {
-        static const char *const headers[] = { "DEVICE", "STATUS", "CONNECTION", "LAST ACTIVITY", "C2D",
-                                               "AUTHENTICATION", NULL };
+        static const char *const headers[] = {
+                "DEVICE", "STATUS", "CONNECTION", "LAST ACTIVITY", "C2D", "AUTHENTICATION", NULL
+        };
         _cleanup_(table_freep) Table *t = NULL;
         int r;
 
@@ -344,7 +348,8 @@ static void remove_keys(struct json_object *devices) {
 
                 for (int k = 0; k < 2; k++)
                         if (key_of(d, k))
-                                explicit_bzero((char *) (uintptr_t) key_of(d, k), strlen(key_of(d, k)));
+                                explicit_bzero((char *) (uintptr_t) key_of(d, k),
+                                               strlen(key_of(d, k)));
                 if (json_get_object(d, "authentication", &authentication) > 0)
                         json_object_object_del(authentication, "symmetricKey");
         }
@@ -355,6 +360,12 @@ static int cmd_list(const Verb *verb, Globals *g, int argc, char **argv) {
         _cleanup_(hub_done) Hub h = {};
         ListSettings s = { .top = 1000 };
         char query[32];
+        RegistryRequest request = {
+                .method = "GET",
+                .path = "/devices",
+                .query = query,
+                .what = "Cannot list the devices",
+        };
         int r;
 
         r = verb_parse(verb, g, &s, &argc, &argv);
@@ -368,14 +379,7 @@ static int cmd_list(const Verb *verb, Globals *g, int argc, char **argv) {
         if (r != EX_OK)
                 return r;
         snprintf(query, sizeof(query), "top=%" PRIu64, s.top);
-        r = registry_client_call(h.client,
-                                 &(RegistryRequest){
-                                                 .method = "GET",
-                                                 .path = "/devices",
-                                                 .query = query,
-                                                 .what = "Cannot list the devices",
-                                 },
-                                 &devices);
+        r = registry_client_call(h.client, &request, &devices);
         if (r != EX_OK)
                 return r;
         if (!json_object_is_type(devices, json_type_array)) {
@@ -399,8 +403,6 @@ const Verb verb_device_list = {
         .run = cmd_list,
 };
 
-/* -- delete ---------------------------------------------------------------------------------------------------- */
-
 static int cmd_delete(const Verb *verb, Globals *g, int argc, char **argv) {
         _cleanup_(hub_done) Hub h = {};
         int r;
@@ -411,7 +413,9 @@ static int cmd_delete(const Verb *verb, Globals *g, int argc, char **argv) {
         r = hub_open(g, &h);
         if (r == EX_OK)
                 r = device_call(&h, argv[0],
-                                &(DeviceCall){ .method = "DELETE", .verb = "delete", .if_match = "\"*\"" },
+                                &(DeviceCall){ .method = "DELETE",
+                                               .verb = "delete",
+                                               .if_match = "\"*\"" },
                                 NULL);
         if (r == EX_OK && !g->json)
                 printf("Deleted device %s\n", argv[0]);
@@ -427,8 +431,6 @@ const Verb verb_device_delete = {
         .summary = "Delete a device, with its twin and modules",
         .run = cmd_delete,
 };
-
-/* -- connection-string --------------------------------------------------------------------------------------- */
 
 typedef struct ConnectionStringSettings {
         bool secondary;
@@ -452,7 +454,8 @@ static int cmd_connection_string(const Verb *verb, Globals *g, int argc, char **
                 return verb_parse_exit_code(r);
         r = hub_open(g, &h);
         if (r == EX_OK)
-                r = device_call(&h, argv[0], &(DeviceCall){ .method = "GET", .verb = "read" }, &device);
+                r = device_call(&h, argv[0], &(DeviceCall){ .method = "GET", .verb = "read" },
+                                &device);
         if (r != EX_OK)
                 return r;
         r = make_connection_string(&h, device, s.secondary, &text);

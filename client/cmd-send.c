@@ -57,22 +57,20 @@ static const Option send_options[] = {
           offsetof(SendSettings, fields.content_type) },
         { "content-encoding", 0, "NAME", "Such as utf-8", option_string,
           offsetof(SendSettings, fields.content_encoding) },
-        { "lane", 0, "urgent|normal|bulk", "What goes first when much waits (default: normal)", parse_lane,
-          offsetof(SendSettings, fields.lane) },
-        { "ttl", 0, "SPAN", "Dropped as expired when not delivered that long, such as 10min", option_timespan,
-          offsetof(SendSettings, fields.time_to_live_usec) },
-        { "wait", 'w', NULL, "Wait until the hub confirmed each, and print what became of it", option_flag,
-          offsetof(SendSettings, wait) },
-        { "when-full", 0, "fail|wait", "What to do while the outbox is full (default: fail)", parse_when_full,
-          offsetof(SendSettings, wait_when_full) },
+        { "lane", 0, "urgent|normal|bulk", "What goes first when much waits (default: normal)",
+          parse_lane, offsetof(SendSettings, fields.lane) },
+        { "ttl", 0, "SPAN", "Dropped as expired when not delivered that long, such as 10min",
+          option_timespan, offsetof(SendSettings, fields.time_to_live_usec) },
+        { "wait", 'w', NULL, "Wait until the hub confirmed each, and print what became of it",
+          option_flag, offsetof(SendSettings, wait) },
+        { "when-full", 0, "fail|wait", "What to do while the outbox is full (default: fail)",
+          parse_when_full, offsetof(SendSettings, wait_when_full) },
         { "timeout", 0, "SPAN",
           "Give up after that long without progress (default: 5s until\n"
           "iothubd answers for the first time, 5min when it is lost later)",
           option_timespan, offsetof(SendSettings, timeout_usec) },
         {},
 };
-
-/* -- where messages come from ---------------------------------------------------------------------------- */
 
 typedef struct Input {
         LineReader lines;
@@ -85,7 +83,8 @@ static int add(Sender *s, Input *in, const char *line, size_t size) {
 
         r = sender_add(s, in->lines.line, line, size);
         if (r == -EMSGSIZE) {
-                sender_refuse(s, in->lines.line, NULL, "with its properties it is too long for one call");
+                sender_refuse(s, in->lines.line, NULL,
+                              "with its properties it is too long for one call");
                 return 0;
         }
         if (r < 0)
@@ -179,8 +178,6 @@ static int join_arguments(int argc, char **argv, char **ret) {
         return 0;
 }
 
-/* -- what is printed -------------------------------------------------------------------------------------- */
-
 typedef struct Report {
         const MessageFields *fields;
         bool json, wait;
@@ -202,8 +199,8 @@ static int format_properties(const PropertyBag *bag, char **ret) {
         return 0;
 }
 
-static int end_to_json(const Confirmation *c, const char *correlation_id, const PropertyBag *properties,
-                       struct json_object **ret) {
+static int end_to_json(const Confirmation *c, const char *correlation_id,
+                       const PropertyBag *properties, struct json_object **ret) {
         _cleanup_json_ struct json_object *o = json_object_new_object(), *p = NULL;
         int r;
 
@@ -270,8 +267,8 @@ static void on_end(const Confirmation *c, void *userdata) {
 
 static void print_header(const Report *report) {
         if (!report->json)
-                printf("%-10s  %-24s  %-24s  %-24s  %s\n", "SEQUENCE", "MESSAGE ID", "CORRELATION ID",
-                       "PROPERTIES", "RESULT");
+                printf("%-10s  %-24s  %-24s  %-24s  %s\n", "SEQUENCE", "MESSAGE ID",
+                       "CORRELATION ID", "PROPERTIES", "RESULT");
 }
 
 static void print_totals(const Report *report, const SendResult *result) {
@@ -283,9 +280,11 @@ static void print_totals(const Report *report, const SendResult *result) {
                 return;
         }
         if (report->json) {
-                printf("{\"accepted\":%" PRIu64 ",\"refused\":%" PRIu64 ",\"confirmed\":%" PRIu64 ",\"expired\":%" PRIu64
-                       ",\"dropped\":%" PRIu64 ",\"rejected\":%" PRIu64 ",\"unknown\":%" PRIu64 "}\n",
-                       result->n_accepted, result->n_refused, t->confirmed, t->expired, t->dropped, t->rejected, t->unknown);
+                printf("{\"accepted\":%" PRIu64 ",\"refused\":%" PRIu64 ",\"confirmed\":%" PRIu64
+                       ",\"expired\":%" PRIu64 ",\"dropped\":%" PRIu64 ",\"rejected\":%" PRIu64
+                       ",\"unknown\":%" PRIu64 "}\n",
+                       result->n_accepted, result->n_refused, t->confirmed, t->expired, t->dropped,
+                       t->rejected, t->unknown);
                 return;
         }
         printf("%" PRIu64 " of %" PRIu64 " confirmed", t->confirmed, result->n_accepted);
@@ -305,12 +304,11 @@ static void tell_result(const SendResult *result, const Input *in) {
                 say_error("%" PRIu64 " empty line%s skipped", in->lines.n_empty,
                           in->lines.n_empty == 1 ? "" : "s");
         if (result->n_refused > 0)
-                say_error("%" PRIu64 " refused, %" PRIu64 " accepted", result->n_refused, result->n_accepted);
+                say_error("%" PRIu64 " refused, %" PRIu64 " accepted", result->n_refused,
+                          result->n_accepted);
         else if (result->signal > 0)
                 say_error("Stopped; %" PRIu64 " accepted", result->n_accepted);
 }
-
-/* -- the verb ------------------------------------------------------------------------------------------------ */
 
 static int check_settings(const SendSettings *s, bool has_arguments) {
         _cleanup_free_ char *field = NULL;
@@ -333,8 +331,8 @@ static int check_settings(const SendSettings *s, bool has_arguments) {
         return r < 0 ? say_out_of_memory() : EX_OK;
 }
 
-/* Where confirmations are waited for, each message needs an id that we know, to ask for it after a lost
- * connection: the time and a random number make the run's ids its own. */
+/* Where confirmations are waited for, each message needs an id that we know, to ask for it after a
+ * lost connection: the time and the process id make the run's ids its own. */
 static int make_message_id(SendSettings *s, char **ret) {
         char *id;
 
@@ -350,6 +348,25 @@ static int run(const Globals *g, SendSettings *s, Input *in) {
         _cleanup_(message_template_freep) MessageTemplate *template = NULL;
         _cleanup_free_ char *made_id = NULL;
         Report report = { &s->fields, g->json, s->wait };
+        const bool at_terminal = !in->argument && isatty(STDIN_FILENO);
+        SenderOptions sender = {
+                .socket_path = g->socket_path,
+                .wait_when_full = s->wait_when_full,
+                .timeout_usec = s->timeout_usec,
+        };
+        SendLoopOptions options = {
+                .sender = &sender,
+                .fields = &s->fields,
+                .wait = s->wait,
+                .on_end = on_end,
+                .userdata = &report,
+        };
+        SendSource source = {
+                .fd = in->argument ? -1 : STDIN_FILENO,
+                .due = argument_due,
+                .produce = read_input,
+                .userdata = in,
+        };
         SendResult result = {};
         int r;
 
@@ -358,34 +375,18 @@ static int run(const Globals *g, SendSettings *s, Input *in) {
                 r = message_template_new(&s->fields, &template);
         if (r < 0)
                 return say_out_of_memory();
+        sender.template = template;
+
+        /* For long work that somebody watches, where the lines would not be torn apart. */
+        options.progress = isatty(STDERR_FILENO) && !at_terminal && !in->argument &&
+                           !(s->wait && isatty(STDOUT_FILENO));
 
         if (s->wait)
                 print_header(&report);
-        if (!in->argument && isatty(STDIN_FILENO))
+        if (at_terminal)
                 fputs("Type messages, one a line; Ctrl-D ends.\n", stderr);
 
-        r = send_loop_run(
-                        &(SendLoopOptions){
-                                        .sender = &(SenderOptions){
-                                                        .socket_path = g->socket_path,
-                                                        .template = template,
-                                                        .wait_when_full = s->wait_when_full,
-                                                        .timeout_usec = s->timeout_usec,
-                                        },
-                                        .fields = &s->fields,
-                                        .wait = s->wait,
-                                        .progress = isatty(STDERR_FILENO) && !isatty(STDIN_FILENO) &&
-                                                    !in->argument && !(s->wait && isatty(STDOUT_FILENO)),
-                                        .on_end = on_end,
-                                        .userdata = &report,
-                        },
-                        &(SendSource){
-                                        .fd = in->argument ? -1 : STDIN_FILENO,
-                                        .due = argument_due,
-                                        .produce = read_input,
-                                        .userdata = in,
-                        },
-                        &result);
+        r = send_loop_run(&options, &source, &result);
         if (r < 0)
                 return r == -ENOMEM ? EX_OSERR : EX_IOERR;
         if (s->wait || g->json)
@@ -433,10 +434,9 @@ const Verb verb_send = {
         .arguments = "[TEXT...]",
         .arguments_max = -1,
         .summary = "Send the text, or each line of standard input, as a message",
-        .description =
-                "Arguments are joined with spaces into one message. Exit code 0 means that every line was\n"
-                "accepted: it is safe on disk, and survives a power cut. Faulty lines are told and skipped\n"
-                "(exit code 65); a full outbox ends with 75.",
+        .description = "Arguments are joined with spaces into one message. Exit code 0 means that\n"
+                       "every line was accepted: it is safe on disk, and survives a power cut.\n"
+                       "Faulty lines are told and skipped (exit code 65); a full outbox ends with 75.",
         .options = send_options,
         .run = cmd_send,
 };

@@ -1,4 +1,5 @@
-/* The device of the tutorial: an anemometer that isn't there. It takes the way of every other reading. */
+/* The device of the tutorial: an anemometer that isn't there. It takes the way of every other
+ * reading. */
 #include <sys/random.h>
 #include <sysexits.h>
 
@@ -39,8 +40,8 @@ typedef struct Simulation {
         usec_t next_at;
 } Simulation;
 
-/* What the daemon says about itself: the device id once, the send status after each message. Where the daemon is
- * away, the sender tells it. */
+/* What the daemon says about itself: the device id once, the send status after each message. Where
+ * the daemon is away, the sender tells it. */
 static int ask_status(const Globals *g, const char *field, char **ret) {
         _cleanup_(daemon_connection_freep) DaemonConnection *c = NULL;
         _cleanup_(daemon_reply_done) DaemonReply reply = {};
@@ -65,7 +66,9 @@ static void print_event(const Simulation *m, const char *event, uint64_t number,
         _cleanup_free_ char *safe = NULL;
 
         if (m->globals->json) {
-                if (buffer_appendf(&b, "{\"event\":\"%s\",\"messageId\":\"message_%" PRIu64 "\",\"%s\":\"",
+                if (buffer_appendf(&b,
+                                   "{\"event\":\"%s\",\"messageId\":\"message_%" PRIu64
+                                   "\",\"%s\":\"",
                                    event, number, name) < 0 ||
                     json_escape_append(&b, value, strlen(value)) < 0 ||
                     buffer_append(&b, "\"}", sizeof("\"}")) < 0)
@@ -73,8 +76,8 @@ static void print_event(const Simulation *m, const char *event, uint64_t number,
                 puts((const char *) b.data);
                 return;
         }
-        if (buffer_appendf(&b, "%-10s message_%" PRIu64 ": %s%s%s", event, number, value, reason ? ": " : "",
-                           strempty(reason)) < 0 ||
+        if (buffer_appendf(&b, "%-10s message_%" PRIu64 ": %s%s%s", event, number, value,
+                           reason ? ": " : "", strempty(reason)) < 0 ||
             buffer_append(&b, "", 1) < 0 || printable((const char *) b.data, &safe) < 0)
                 return;
         puts(safe);
@@ -132,32 +135,34 @@ static void on_end(const Confirmation *c, void *userdata) {
 
 static int run(Simulation *m, const MessageFields *fields) {
         _cleanup_(message_template_freep) MessageTemplate *template = NULL;
+        SenderOptions sender = {
+                .socket_path = m->globals->socket_path,
+                .wait_when_full = true, /* as a device would */
+                .timeout_usec = m->settings->timeout_usec,
+        };
+        SendLoopOptions options = {
+                .sender = &sender,
+                .fields = fields,
+                .wait = true,
+                .on_end = on_end,
+                .userdata = m,
+        };
+        SendSource source = { .fd = -1, .due = due, .produce = produce, .userdata = m };
         SendResult result = {};
         int r;
 
         if (message_template_new(fields, &template) < 0)
                 return say_out_of_memory();
-        r = send_loop_run(
-                        &(SendLoopOptions){
-                                        .sender = &(SenderOptions){
-                                                        .socket_path = m->globals->socket_path,
-                                                        .template = template,
-                                                        .wait_when_full = true, /* as a device would */
-                                                        .timeout_usec = m->settings->timeout_usec,
-                                        },
-                                        .fields = fields,
-                                        .wait = true,
-                                        .on_end = on_end,
-                                        .userdata = m,
-                        },
-                        &(SendSource){ .fd = -1, .due = due, .produce = produce, .userdata = m }, &result);
+        sender.template = template;
+        r = send_loop_run(&options, &source, &result);
         if (r < 0)
                 return r == -EMSGSIZE ? EX_USAGE : EX_OSERR;
         if (m->globals->json)
                 printf("{\"event\":\"end\",\"accepted\":%" PRIu64 ",\"confirmed\":%" PRIu64 "}\n",
                        result.n_accepted, result.totals.confirmed);
         else
-                printf("%" PRIu64 " of %" PRIu64 " confirmed\n", result.totals.confirmed, result.n_accepted);
+                printf("%" PRIu64 " of %" PRIu64 " confirmed\n", result.totals.confirmed,
+                       result.n_accepted);
         return send_loop_exit(&result);
 }
 
@@ -183,7 +188,8 @@ static int cmd_simulate(const Verb *verb, Globals *g, int argc, char **argv) {
                 return verb_parse_exit_code(r);
         r = property_bag_add(&fields.properties, "property_name", "property_%n");
         if (r >= 0 && ask_status(g, "device", &m.device) < 0) {
-                m.device = strdup("simulated"); /* not known yet, or no daemon: the sender will tell */
+                /* It has no credentials yet; or there is no daemon, which the sender will tell. */
+                m.device = strdup("simulated");
                 r = m.device ? 0 : -ENOMEM;
         }
         r = r < 0 ? say_out_of_memory() : run(&m, &fields);

@@ -1,6 +1,7 @@
-/* Two connections: one subscribes, one looks up. After the subscription was interrupted, or the daemon dropped
- * ends that we read too slowly, some messages may have ended unheard. Then, once nothing is being sent, the second
- * connection waits for Flush (all that was accepted has ended) and asks for each message whose end is missing. */
+/* Two connections: one subscribes, one looks up. After the subscription was interrupted, or the
+ * daemon dropped ends that we read too slowly, some messages may have ended unheard. Then, once
+ * nothing is being sent, the second connection waits for Flush (all that was accepted has ended)
+ * and asks for each message whose end is missing. */
 #include <sysexits.h>
 
 #include "client/confirmations.h"
@@ -9,7 +10,7 @@
 #include "client/output.h"
 
 #define RETRY_INTERVAL_USEC (200 * USEC_PER_MSEC)
-#define AHEAD_MAX (16U * 1024U * 1024U) /* positions that can be ahead of the first open one: 2 MiB of bits */
+#define AHEAD_MAX (16U * 1024U * 1024U) /* positions past the first open one: 2 MiB of bits */
 
 /* Positions that have ended: all below base, and those whose bit is set. */
 typedef struct PositionSet {
@@ -32,7 +33,7 @@ struct Confirmations {
 
         DaemonConnection *subscription;
         bool subscribed, ever_subscribed;
-        bool missed; /* ends may have gone unheard */
+        bool missed;       /* ends may have gone unheard */
         bool wants_lookup; /* waits for retry_at only */
 
         DaemonConnection *lookup;
@@ -97,8 +98,6 @@ static void fail_errno(Confirmations *c, int error) {
         say_daemon_error(c->options.socket_path, error);
         fail(c, daemon_error_exit_code(error));
 }
-
-/* -- positions ------------------------------------------------------------------------------------------- */
 
 static size_t n_words(const PositionSet *p) {
         return p->words.size / sizeof(uint64_t);
@@ -177,8 +176,6 @@ void confirmations_refused(Confirmations *c, uint64_t position) {
         c->refused[c->n_refused++] = position;
 }
 
-/* -- ends -------------------------------------------------------------------------------------------------- */
-
 static void count(ConfirmationTotals *t, const char *state) {
         t->ended++;
         if (streq(state, "confirmed"))
@@ -241,8 +238,6 @@ static int handle_ends(Confirmations *c, struct json_object *ends) {
         }
         return 0;
 }
-
-/* -- subscription ------------------------------------------------------------------------------------------ */
 
 static void subscription_lost(Confirmations *c) {
         usec_t now = now_usec(CLOCK_MONOTONIC);
@@ -338,8 +333,6 @@ static void process_subscription(Confirmations *c) {
         }
 }
 
-/* -- look-ups ---------------------------------------------------------------------------------------------- */
-
 static void lookup_stop(Confirmations *c, usec_t retry_at) {
         c->lookup = daemon_connection_free(c->lookup);
         c->lookup_state = LOOKUP_NONE;
@@ -432,7 +425,8 @@ static void process_lookup(Confirmations *c) {
                         return;
                 if (r == -ECONNRESET) {
                         c->missed = true;
-                        return lookup_stop(c, usec_add(now_usec(CLOCK_MONOTONIC), RETRY_INTERVAL_USEC));
+                        return lookup_stop(c, usec_add(now_usec(CLOCK_MONOTONIC),
+                                                       RETRY_INTERVAL_USEC));
                 }
                 if (r < 0)
                         return fail_errno(c, r);
@@ -440,15 +434,14 @@ static void process_lookup(Confirmations *c) {
         }
 }
 
-/* -- the loop's side ---------------------------------------------------------------------------------------- */
-
 void confirmations_poll(const Confirmations *c, struct pollfd fds[static CONFIRMATIONS_FDS]) {
         const DaemonConnection *connections[CONFIRMATIONS_FDS] = { c->subscription, c->lookup };
 
         for (size_t i = 0; i < CONFIRMATIONS_FDS; i++)
                 fds[i] = (struct pollfd){
                         .fd = connections[i] ? daemon_connection_fd(connections[i]) : -1,
-                        .events = connections[i] ? daemon_connection_poll_events(connections[i]) : 0,
+                        .events = connections[i] ? daemon_connection_poll_events(connections[i]) :
+                                                   0,
                 };
 }
 

@@ -1,6 +1,6 @@
-/* confirmations.h: what became of the messages of a run: a subscription to their ends, on a connection of its own
- * because replies on one connection keep order. Ends that happened while nobody listened are asked for one by
- * one. Driven by the caller's poll loop; single-threaded. */
+/* confirmations.h: what became of the messages of a run: a subscription to their ends, on a
+ * connection of its own because replies on one connection keep order. Ends that happened while
+ * nobody listened are asked for one by one. Driven by the caller's poll loop; single-threaded. */
 #pragma once
 
 #include <poll.h>
@@ -20,15 +20,15 @@ typedef struct Confirmation {
         bool has_sequence_number;
         uint64_t sequence_number;
         const char *message_id;
-        const char *state; /* "confirmed", "expired", "dropped", "rejected", or "unknown": it ended so long ago
-                            * that the daemon no longer knows how */
+        const char *state; /* "confirmed", "expired", "dropped", "rejected", or "unknown": it ended
+                            * so long ago that the daemon no longer knows how */
         const char *reason;
 } Confirmation;
 
 typedef struct ConfirmationsOptions {
         const char *socket_path; /* borrowed */
         const char *message_id;  /* borrowed; with "%n" unless there is one message only */
-        usec_t timeout_usec;     /* longest time without news once everything is sent; USEC_INFINITY: none */
+        usec_t timeout_usec;     /* longest time without news once all is sent, or USEC_INFINITY */
         void (*on_end)(const Confirmation *c, void *userdata);
         void *userdata;
 } ConfirmationsOptions;
@@ -38,8 +38,8 @@ int confirmations_new(const ConfirmationsOptions *options, Confirmations **ret);
 Confirmations *confirmations_free(Confirmations *c);
 DEFINE_CLEANUP(Confirmations *, confirmations_free);
 
-/* Follows a stream (copied) whose first message has the position base in this run. A later call follows another
- * stream instead; what the first still owes is asked for. */
+/* Follows a stream (copied) whose first message has the position base in this run. A later call
+ * follows another stream instead; what the first still owes is asked for. */
 void confirmations_follow(Confirmations *c, const char *stream, uint64_t base);
 
 /* As SenderEvents.on_refused. */
@@ -52,8 +52,8 @@ bool confirmations_ready(const Confirmations *c);
 void confirmations_poll(const Confirmations *c, struct pollfd fds[static CONFIRMATIONS_FDS]);
 usec_t confirmations_deadline(const Confirmations *c);
 
-/* n_accepted: messages that the daemon has accepted; settled: none is under way; closing: none will be added.
- * After a failure (told) confirmations_exit_code() is not EX_OK. */
+/* n_accepted: messages that the daemon has accepted; settled: none is under way; closing: none will
+ * be added. After a failure (told) confirmations_exit_code() is not EX_OK. */
 void confirmations_process(Confirmations *c, uint64_t n_accepted, bool settled, bool closing);
 int confirmations_exit_code(const Confirmations *c);
 

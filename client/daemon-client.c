@@ -86,7 +86,7 @@ static void write_some(DaemonConnection *c) {
                 if (errno == EAGAIN)
                         return;
 
-                /* Not lost yet: the peer may have answered before it closed, and the answers count. */
+                /* Not lost yet: the peer may have answered before it closed, and that counts. */
                 buffer_consume(&c->output, c->output.size);
         }
 }
@@ -159,8 +159,8 @@ int daemon_connection_next(DaemonConnection *c, DaemonReply *ret) {
         return 1;
 }
 
-int daemon_call(DaemonConnection *c, const char *method, struct json_object *parameters, usec_t deadline_usec,
-                DaemonReply *ret) {
+int daemon_call(DaemonConnection *c, const char *method, struct json_object *parameters,
+                usec_t deadline_usec, DaemonReply *ret) {
         int r;
 
         r = daemon_connection_call(c, method, parameters, /* more= */ false);
@@ -189,7 +189,8 @@ int daemon_call(DaemonConnection *c, const char *method, struct json_object *par
 int poll_timeout_msec(usec_t now, usec_t deadline) {
         if (deadline == USEC_INFINITY)
                 return -1;
-        return (int) MIN((usec_sub(deadline, now) + USEC_PER_MSEC - 1) / USEC_PER_MSEC, (usec_t) 60000);
+        return (int) MIN((usec_sub(deadline, now) + USEC_PER_MSEC - 1) / USEC_PER_MSEC,
+                         (usec_t) 60000);
 }
 
 int daemon_connect(const char *path, usec_t retry_usec, DaemonConnection **ret) {
@@ -237,23 +238,15 @@ void say_daemon_error(const char *path, int error) {
         case ENAMETOOLONG:
                 say_error("The path of a socket has at most 107 characters: %s", path);
                 break;
-        case ECONNRESET:
-                say_error("iothubd closed the connection: journalctl -u iothubd");
-                break;
-        case ETIMEDOUT:
-                say_error("iothubd did not answer in time");
-                break;
+        case ECONNRESET: say_error("iothubd closed the connection: journalctl -u iothubd"); break;
+        case ETIMEDOUT: say_error("iothubd did not answer in time"); break;
         case EPROTO:
                 say_error("What answers at %s is not iothubd, or another version: %s", path,
                           "its reply is not understood");
                 break;
-        case ENOMEM:
-                (void) say_out_of_memory();
-                break;
-        case EINTR:
-                break; /* the user knows */
-        default:
-                say_error("Cannot talk to iothubd at %s: %s", path, strerror(-error));
+        case ENOMEM: (void) say_out_of_memory(); break;
+        case EINTR: break; /* the user knows */
+        default: say_error("Cannot talk to iothubd at %s: %s", path, strerror(-error));
         }
 }
 
@@ -296,13 +289,14 @@ int say_error_reply(const char *what, const DaemonReply *r) {
         };
         const char *name = daemon_error_name(r), *reason = NULL;
 
-        (void) json_get_string(r->parameters, "reason", &reason, NULL); /* not every error has one */
+        /* Not every error has a reason. */
+        (void) json_get_string(r->parameters, "reason", &reason, NULL);
         for (size_t i = 0; i < ELEMENTSOF(table); i++)
                 if (streq(table[i].name, name)) {
                         say_error("%s: %s", what, reason ? reason : table[i].text);
                         return table[i].exit_code;
                 }
-        say_error("%s: iothubd answers %s%s%s; is it another version than this iothubctl (%s)?", what, name,
-                  reason ? ": " : "", strempty(reason), PROJECT_VERSION);
+        say_error("%s: iothubd answers %s%s%s; is it another version than this iothubctl (%s)?",
+                  what, name, reason ? ": " : "", strempty(reason), PROJECT_VERSION);
         return EX_PROTOCOL;
 }

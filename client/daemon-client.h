@@ -11,9 +11,10 @@
 
 #define DAEMON_SOCKET_DEFAULT "/run/iothubd/iothubd.sock"
 
-/* How long a refused connection is tried again where the user said nothing: a daemon that is just being
- * started answers within seconds; one that is updated or repaired is away for longer, and giving up in the
- * middle of a stream costs the reader of the exit code more than giving up before it. */
+/* How long a refused connection is tried again where the user said nothing: a daemon that is just
+ * being started answers within seconds; one that is updated or repaired is away for longer, and
+ * giving up in the middle of a stream costs the reader of the exit code more than giving up before
+ * it. */
 #define DAEMON_RETRY_START_USEC (5 * USEC_PER_SEC)
 #define DAEMON_RETRY_MIDSTREAM_USEC (5 * USEC_PER_MINUTE)
 
@@ -28,8 +29,8 @@ typedef struct DaemonReply {
 
 void daemon_reply_done(DaemonReply *r);
 
-/* 0, -ENOENT (no socket file), -ECONNREFUSED (nobody listens), -EAGAIN (listens, but its queue is full),
- * -EACCES (not allowed), -ENAMETOOLONG, or -errno. */
+/* 0, -ENOENT (no socket file), -ECONNREFUSED (nobody listens), -EAGAIN (listens, but its queue is
+ * full), -EACCES (not allowed), -ENAMETOOLONG, or -errno. */
 int daemon_connection_open(const char *path, DaemonConnection **ret);
 DaemonConnection *daemon_connection_free(DaemonConnection *c);
 DEFINE_CLEANUP(DaemonConnection *, daemon_connection_free);
@@ -41,23 +42,24 @@ short daemon_connection_poll_events(const DaemonConnection *c);
 Buffer *daemon_connection_output(DaemonConnection *c);
 
 /* Appends a call; parameters: borrowed, or NULL. 0 or -ENOMEM. */
-int daemon_connection_call(DaemonConnection *c, const char *method, struct json_object *parameters, bool more);
+int daemon_connection_call(DaemonConnection *c, const char *method, struct json_object *parameters,
+                           bool more);
 
 /* Writes and reads what is possible without waiting. A lost connection is not an error here:
  * daemon_connection_next() tells it when the replies that came before are read. 0 or -ENOMEM. */
 int daemon_connection_process(DaemonConnection *c);
 
-/* 1 (*ret: daemon_reply_done() it), 0 (none now), -ECONNRESET (none any more), -EPROTO (no Varlink reply;
- * give the connection up) or -ENOMEM. */
+/* 1 (*ret: daemon_reply_done() it), 0 (none now), -ECONNRESET (none any more), -EPROTO (no Varlink
+ * reply; give the connection up) or -ENOMEM. */
 int daemon_connection_next(DaemonConnection *c, DaemonReply *ret);
 
-/* One call and its (first) reply, waiting until deadline on CLOCK_MONOTONIC. A reply that is an error is
- * success here. 0, -ETIMEDOUT, -EINTR (a signal), or as daemon_connection_next(). */
-int daemon_call(DaemonConnection *c, const char *method, struct json_object *parameters, usec_t deadline_usec,
-                DaemonReply *ret);
+/* One call and its (first) reply, waiting until deadline on CLOCK_MONOTONIC. A reply that is an
+ * error is success here. 0, -ETIMEDOUT, -EINTR (a signal), or as daemon_connection_next(). */
+int daemon_call(DaemonConnection *c, const char *method, struct json_object *parameters,
+                usec_t deadline_usec, DaemonReply *ret);
 
-/* Opens, trying again for retry_usec while the connection is refused, and tells what goes on on stderr.
- * 0, or as daemon_connection_open(), told. daemon_error_exit_code() has the exit code. */
+/* Opens, trying again for retry_usec while the connection is refused, and tells what goes on on
+ * stderr. 0, or as daemon_connection_open(), told. daemon_error_exit_code() has the exit code. */
 int daemon_connect(const char *path, usec_t retry_usec, DaemonConnection **ret);
 
 /* The sentence for an error of daemon_connection_open() and the others here, with the remedy. */

@@ -1,7 +1,8 @@
 #include "lib/macro.h"
 #include "client/line-reader.h"
 
-static int end_of_line(LineReader *r, const char *line, size_t size, const char **ret_line, size_t *ret_size) {
+static int end_of_line(LineReader *r, const char *line, size_t size, const char **ret_line,
+                       size_t *ret_size) {
         const bool too_long = r->too_long;
 
         r->line++;
@@ -28,7 +29,8 @@ static int keep_partial(LineReader *r, const char *data, size_t n) {
         return buffer_append(&r->partial, data, n);
 }
 
-int line_reader_next(LineReader *r, const char **data, size_t *size, const char **ret_line, size_t *ret_size) {
+int line_reader_next(LineReader *r, const char **data, size_t *size, const char **ret_line,
+                     size_t *ret_size) {
         const int delimiter = r->mode == LINE_MODE_NUL ? '\0' : '\n';
         int k;
 
@@ -36,8 +38,8 @@ int line_reader_next(LineReader *r, const char **data, size_t *size, const char 
                 r->partial.size = 0;
         r->handed_out = false;
         while (*size > 0) {
-                const char *line = *data,
-                           *end = r->mode == LINE_MODE_WHOLE ? NULL : memchr(line, delimiter, *size);
+                const bool whole = r->mode == LINE_MODE_WHOLE;
+                const char *line = *data, *end = whole ? NULL : memchr(line, delimiter, *size);
                 size_t n = end ? (size_t) (end - line) : *size;
 
                 *data += n + (end != NULL);
@@ -46,7 +48,8 @@ int line_reader_next(LineReader *r, const char **data, size_t *size, const char 
                         return keep_partial(r, line, n);
 
                 if (r->partial.size > 0 || r->too_long || n > r->bytes_max) {
-                        /* A line that is too long and whole takes this way too, to be told in one place. */
+                        /* One that is too long and came whole goes this way too, to be told in
+                         * one place. */
                         k = keep_partial(r, line, n);
                         if (k < 0)
                                 return k;

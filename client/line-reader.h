@@ -1,4 +1,5 @@
-/* line-reader.h: bytes in, lines out, without copying lines that arrived whole. Knows no descriptor. */
+/* line-reader.h: bytes in, lines out, without copying lines that arrived whole. Knows no
+ * descriptor. */
 #pragma once
 
 #include <stdbool.h>
@@ -27,10 +28,11 @@ typedef struct LineReader {
         uint64_t n_empty; /* skipped */
 } LineReader;
 
-/* The next line of *data, which is advanced; a line that began in an earlier call is put together. Empty lines
- * are counted and skipped. 1: *ret_line is valid until the next call; 0: *data is used up;
- * -EMSGSIZE: line number r->line was longer than bytes_max, go on; -ENOMEM. */
-int line_reader_next(LineReader *r, const char **data, size_t *size, const char **ret_line, size_t *ret_size);
+/* The next line of *data, which is advanced; a line that began in an earlier call is put together.
+ * Empty lines are counted and skipped. 1: *ret_line is valid until the next call; 0: *data is used
+ * up; -EMSGSIZE: line number r->line was longer than bytes_max, go on; -ENOMEM. */
+int line_reader_next(LineReader *r, const char **data, size_t *size, const char **ret_line,
+                     size_t *ret_size);
 
 /* After the end of the input: the last line if it had no end. 1, 0, -EMSGSIZE as above. */
 int line_reader_finish(LineReader *r, const char **ret_line, size_t *ret_size);

@@ -18,7 +18,7 @@ static int default_path(char **ret) {
         return r < 0 ? -ENOMEM : 0;
 }
 
-/* It is a key to the whole hub. A warning only: the harm is done, and refusing would not undo it. */
+/* It is a key to the whole hub. Only a warning: the harm is done, refusing would not undo it. */
 static void check_mode(const char *path) {
         struct stat st;
 

@@ -1,4 +1,5 @@
-/* login.h: the credentials of the person who runs iothubctl: a service connection string of the hub. */
+/* login.h: the credentials of the person who runs iothubctl: a service connection string of the
+ * hub. */
 #pragma once
 
 #include "lib/connection-string.h"

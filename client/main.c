@@ -6,7 +6,7 @@
 #include "client/verb.h"
 
 static const Verb *const verbs[] = {
-        &verb_send,        &verb_status,      &verb_flush,
+        &verb_send,        &verb_status,        &verb_flush,
         &verb_simulate,    &verb_device_create, &verb_device_show,
         &verb_device_list, &verb_device_delete, &verb_device_connection_string,
 };
@@ -35,7 +35,8 @@ static void help(void) {
 
 static const Verb *find_verb(const char *group, const char *name) {
         for (size_t i = 0; i < ELEMENTSOF(verbs); i++)
-                if (streq(verbs[i]->name, name) && streq(strempty(verbs[i]->group), strempty(group)))
+                if (streq(verbs[i]->name, name) &&
+                    streq(strempty(verbs[i]->group), strempty(group)))
                         return verbs[i];
         return NULL;
 }
@@ -61,11 +62,11 @@ static int next_word(Globals *g, int *argc, char ***argv) {
 
 static int usage_error(const char *group, const char *name) {
         if (!name)
-                say_error("%s%sWhat to do is missing; iothubctl --help lists the verbs", strempty(group),
-                          group ? ": " : "");
+                say_error("%s%sWhat to do is missing; iothubctl --help lists the verbs",
+                          strempty(group), group ? ": " : "");
         else
-                say_error("Unknown verb \"%s%s%s\"; iothubctl --help lists the verbs", strempty(group),
-                          group ? " " : "", name);
+                say_error("Unknown verb \"%s%s%s\"; iothubctl --help lists the verbs",
+                          strempty(group), group ? " " : "", name);
         return EX_USAGE;
 }
 
@@ -110,6 +111,7 @@ int main(int argc, char **argv) {
         };
 
         (void) setlocale(LC_CTYPE, ""); /* "C" serves as well */
-        (void) signal(SIGPIPE, SIG_IGN); /* a reader that goes away must not stop a send in the middle */
+        /* A reader that goes away must not stop a send in the middle. */
+        (void) signal(SIGPIPE, SIG_IGN);
         return finish_output(dispatch(&g, argc, argv));
 }

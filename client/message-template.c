@@ -1,13 +1,13 @@
-/* The text behind the body ("\"" and all further fields) is one string with holes for the counter: pieces in one
- * buffer, with the offset of each hole. */
+/* The text behind the body ("\"" and all further fields) is one string with holes for the counter:
+ * pieces in one buffer, with the offset of each hole. */
 #include "lib/base64.h"
 #include "lib/hub-message.h"
 #include "lib/utf8.h"
 #include "lib/varlink-wire.h"
 #include "client/message-template.h"
 
-/* Text whose escaped form is longer than this goes as base64: six bytes for each control character would make a
- * body that the hub takes longer than a frame may be. */
+/* Text whose escaped form is longer than this goes as base64: six bytes for each control character
+ * would make a body that the hub takes longer than a frame may be. */
 #define ESCAPED_BYTES_MAX (512U * 1024U)
 
 struct MessageTemplate {
@@ -104,7 +104,8 @@ static int add_counter_text(MessageTemplate *t, const char *s) {
 }
 
 /* ,"name":"value" ; first: without the comma */
-static int add_text(MessageTemplate *t, const char *name, const char *value, bool counter, bool first) {
+static int add_text(MessageTemplate *t, const char *name, const char *value, bool counter,
+                    bool first) {
         int r;
 
         if (!value)
@@ -147,11 +148,14 @@ int message_template_new(const MessageFields *f, MessageTemplate **ret) {
         t->n_elements = 1 + VARLINK_OBJECT_ELEMENTS + 2; /* the object, "body" and its value */
         r = buffer_append_string(&t->text, "\"");
         if (r >= 0)
-                r = add_text(t, "messageId", f->message_id, /* counter= */ true, /* first= */ false);
+                r = add_text(t, "messageId", f->message_id, /* counter= */ true,
+                             /* first= */ false);
         if (r >= 0)
-                r = add_text(t, "correlationId", f->correlation_id, /* counter= */ true, /* first= */ false);
+                r = add_text(t, "correlationId", f->correlation_id, /* counter= */ true,
+                             /* first= */ false);
         if (r >= 0)
-                r = add_text(t, "contentType", f->content_type, /* counter= */ false, /* first= */ false);
+                r = add_text(t, "contentType", f->content_type, /* counter= */ false,
+                             /* first= */ false);
         if (r >= 0)
                 r = add_text(t, "contentEncoding", f->content_encoding, /* counter= */ false,
                              /* first= */ false);
@@ -220,7 +224,8 @@ static int append_base64_body(Buffer *out, const void *body, size_t size) {
         return r < 0 ? r : buffer_append(out, text, n);
 }
 
-int message_template_encode(const MessageTemplate *t, uint64_t n, const void *body, size_t size, Buffer *out) {
+int message_template_encode(const MessageTemplate *t, uint64_t n, const void *body, size_t size,
+                            Buffer *out) {
         const size_t start = out->size;
         int r;
 
@@ -248,7 +253,8 @@ int counter_text_expand(const char *text, uint64_t n, char **ret) {
         while ((percent = next_percent(text))) {
                 r = buffer_append(&b, text, (size_t) (percent - text));
                 if (r >= 0)
-                        r = percent[1] == 'n' ? buffer_appendf(&b, "%" PRIu64, n) : buffer_append(&b, "%", 1);
+                        r = percent[1] == 'n' ? buffer_appendf(&b, "%" PRIu64, n) :
+                                                buffer_append(&b, "%", 1);
                 if (r < 0)
                         return r;
                 text = percent + 2;
@@ -279,7 +285,8 @@ int message_fields_check(const MessageFields *f, char **reterr_field, const char
         m.message_id = message_id;
         m.correlation_id = correlation_id;
 
-        /* The topic's prefix is the daemon's to know: too little here, so that nothing is refused wrongly. */
-        return hub_message_check(&m, /* topic_prefix_size= */ 0, /* made_id_size= */ 0, reterr_field,
-                                 reterr_reason);
+        /* The topic's prefix is the daemon's to know: too little here, so that nothing is refused
+         * wrongly. */
+        return hub_message_check(&m, /* topic_prefix_size= */ 0, /* made_id_size= */ 0,
+                                 reterr_field, reterr_reason);
 }

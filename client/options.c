@@ -1,5 +1,5 @@
-/* getopt_long() wants its own arrays and a string of letters: they are built from our tables for each call. The
- * value that it returns for an option is its index over all tables. */
+/* getopt_long() wants its own arrays and a string of letters: they are built from our tables for
+ * each call. The value that it returns for an option is its index over all tables. */
 #include <getopt.h>
 
 #include "lib/parse-util.h"
@@ -82,19 +82,21 @@ static int find(const Flat *f, int c) {
         return -1;
 }
 
-/* After '?' and ':' optopt holds the letter, the value of a long option, or 0 for an unknown long one, which
- * then is the word before optind. */
+/* After '?' and ':' optopt holds the letter, the value of a long option, or 0 for an unknown long
+ * one, which then is the word before optind. */
 static void complain(const Flat *f, int c, char **argv) {
         int i = find(f, optopt);
 
         if (c == ':' && i >= 0)
-                say_error("Option --%s needs a value: %s", f->options[i]->name, f->options[i]->argument);
+                say_error("Option --%s needs a value: %s", f->options[i]->name,
+                          f->options[i]->argument);
         else if (i >= 0)
                 say_error("Option --%s takes no value", f->options[i]->name);
         else if (optopt > 0 && optopt < OPTION_VALUE_FIRST)
                 say_error("Unknown option -%c; --help lists the options", optopt);
         else
-                say_error("Unknown or ambiguous option %s; --help lists the options", argv[optind - 1]);
+                say_error("Unknown or ambiguous option %s; --help lists the options",
+                          argv[optind - 1]);
 }
 
 static int apply(const Option *o, void *destination, const char *value) {

@@ -1,4 +1,5 @@
-/* options.h: command-line options as tables, over getopt_long(3), so that the help text and the parser are one. */
+/* options.h: command-line options as tables, over getopt_long(3), so that the help text and the
+ * parser are one. */
 #pragma once
 
 #include <stddef.h>
@@ -10,7 +11,8 @@ typedef struct Option {
         const char *argument; /* "NAME=VALUE"; NULL: a flag, which takes none */
         const char *help;     /* may have several lines */
 
-        /* value is borrowed from argv, NULL for a flag. 0; -EINVAL (not such a value), -ERANGE or -ENOMEM. */
+        /* value is borrowed from argv, NULL for a flag. 0; -EINVAL (not such a value), -ERANGE or
+         * -ENOMEM. */
         int (*parse)(const char *value, void *field);
         size_t offset; /* of the field in the destination that belongs to the table */
 } Option;
@@ -26,9 +28,9 @@ typedef struct OptionTable {
         void *destination;
 } OptionTable;
 
-/* Parses argv[1..]. permute: options may stand behind arguments (up to "--"); else parsing ends at the first
- * argument. Returns the index of the first argument; arguments are moved behind the options.
- * -EINVAL after the mistake was told on stderr, -ENOMEM. */
+/* Parses argv[1..]. permute: options may stand behind arguments (up to "--"); else parsing ends at
+ * the first argument. Returns the index of the first argument; arguments are moved behind the
+ * options. -EINVAL after the mistake was told on stderr, -ENOMEM. */
 int options_parse(const OptionTable *tables, size_t n_tables, int argc, char **argv, int permute);
 
 /* The table as lines for --help. */

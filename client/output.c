@@ -117,7 +117,7 @@ int table_addf(Table *t, const char *format, ...) {
         return table_add(t, cell);
 }
 
-/* Columns on the screen: UTF-8 continuation bytes take none. Wide characters are rare enough here. */
+/* Columns on the screen: UTF-8 continuation bytes take none. Wide characters are rare here. */
 static size_t width(const char *s) {
         size_t n = 0;
 
@@ -142,7 +142,8 @@ void table_print(const Table *t, FILE *f) {
                 if (column + 1 == t->n_columns)
                         fputc('\n', f);
                 else
-                        fprintf(f, "%*s", (int) (column_width(t, column) - width(t->cells[i]) + 2), "");
+                        fprintf(f, "%*s", (int) (column_width(t, column) - width(t->cells[i]) + 2),
+                                "");
         }
 }
 

@@ -1,4 +1,5 @@
-/* output.h: what people and programs read: sentences on stderr, tables and JSON on stdout, exit codes. */
+/* output.h: what people and programs read: sentences on stderr, tables and JSON on stdout, exit
+ * codes. */
 #pragma once
 
 #include <stdint.h>
@@ -9,24 +10,25 @@
 #include "lib/macro.h"
 #include "lib/time-util.h"
 
-/* Exit codes, beside EX_OK and those that sysexits.h names well (man/iothubctl.1, "EXIT STATUS"). */
-#define EXIT_NOT_FOUND EX_NOINPUT    /* no such message or device */
-#define EXIT_EXISTS EX_CANTCREAT     /* the device exists already */
+/* Exit codes, beside those that sysexits.h names well (man/iothubctl.1, "EXIT STATUS"). */
+#define EXIT_NOT_FOUND EX_NOINPUT     /* no such message or device */
+#define EXIT_EXISTS EX_CANTCREAT      /* the device exists already */
 #define EXIT_NO_DAEMON EX_UNAVAILABLE /* daemon or hub cannot be reached */
-#define EXIT_TRY_AGAIN EX_TEMPFAIL   /* outbox full, timeout, throttled: the same may succeed later */
+#define EXIT_TRY_AGAIN EX_TEMPFAIL    /* outbox full, timeout, throttled: may succeed later */
 
-/* One line on stderr, "iothubctl: ...". Control characters that came from elsewhere are shown as "?", so that
- * no daemon or hub can drive the terminal. */
+/* One line on stderr, "iothubctl: ...". Control characters that came from elsewhere are shown as
+ * "?", so that no daemon or hub can drive the terminal. */
 void say_error(const char *format, ...) _printf_(1, 2);
 
 /* The sentence for running out of memory; returns its exit code. */
 int say_out_of_memory(void);
 
-/* s with control characters replaced by "?". Fits into tables and lines. *ret is the caller's. 0 or -ENOMEM. */
+/* s with control characters replaced by "?". Fits into tables and lines. *ret is the caller's. 0 or
+ * -ENOMEM. */
 int printable(const char *s, char **ret);
 
-/* Flushes stdout: EX_OK, or EX_IOERR after telling why (quietly if the reader went away). Pass the exit code
- * that the verb would end with; a failure replaces EX_OK only. */
+/* Flushes stdout: EX_OK, or EX_IOERR after telling why (quietly if the reader went away). Pass the
+ * exit code that the verb would end with; a failure replaces EX_OK only. */
 int finish_output(int exit_code);
 
 /* Columns as wide as their widest cell, two spaces between. */

@@ -151,7 +151,8 @@ static void erase_headers(struct curl_slist **list) {
         curl_slist_free_all(*list);
 }
 
-static int make_headers(const RegistryClient *c, const RegistryRequest *request, struct curl_slist **ret) {
+static int make_headers(const RegistryClient *c, const RegistryRequest *request,
+                        struct curl_slist **ret) {
         _cleanup_(erase_and_freep) char *authorization = NULL;
         _cleanup_free_ char *if_match = NULL;
         _cleanup_(erase_headers) struct curl_slist *list = NULL;
@@ -220,8 +221,8 @@ static CURLcode set_options(RegistryClient *c, const RegistryRequest *request, c
 static int make_url(const RegistryClient *c, const RegistryRequest *request, char **ret) {
         const bool v6 = strchr(c->host, ':');
 
-        if (asprintf(ret, "https://%s%s%s:%u%s?%s%sapi-version=" API_VERSION, v6 ? "[" : "", c->host,
-                     v6 ? "]" : "", c->port, request->path, strempty(request->query),
+        if (asprintf(ret, "https://%s%s%s:%u%s?%s%sapi-version=" API_VERSION, v6 ? "[" : "",
+                     c->host, v6 ? "]" : "", c->port, request->path, strempty(request->query),
                      request->query ? "&" : "") < 0)
                 return -ENOMEM;
         return 0;
@@ -264,7 +265,8 @@ static int call_once(RegistryClient *c, const RegistryRequest *request, Answer *
                 k = curl_easy_perform(c->curl);
         if (k == CURLE_OK)
                 k = curl_easy_getinfo(c->curl, CURLINFO_RESPONSE_CODE, &a->status);
-        (void) curl_easy_setopt(c->curl, CURLOPT_ERRORBUFFER, NULL); /* detail ends here; cannot fail */
+        /* detail goes out of scope; taking the pointer away cannot fail. */
+        (void) curl_easy_setopt(c->curl, CURLOPT_ERRORBUFFER, NULL);
         if (a->too_long) {
                 say_error("%s: the answer is longer than %u MiB", request->what,
                           ANSWER_BYTES_MAX / (1024U * 1024U));
@@ -285,8 +287,9 @@ static struct json_object *parse_json(const char *text, size_t n) {
         return o;
 }
 
-/* The text of an error, of the many shapes that hubs use: {"Message":"ErrorCode:Name;text"}, {"message":"..."},
- * or the latter as a string inside the former. Borrowed from *o, which may be replaced. */
+/* The text of an error, of the many shapes that hubs use: {"Message":"ErrorCode:Name;text"},
+ * {"message":"..."}, or the latter as a string inside the former. Borrowed from *o, which may be
+ * replaced. */
 static const char *error_text(struct json_object **o) {
         const char *text = NULL, *end;
         struct json_object *inner;
@@ -317,7 +320,8 @@ static int say_refused(const RegistryRequest *request, const Answer *a) {
                 const char *text;
                 int exit_code;
         } table[] = {
-                { 401, "the hub refuses the login: check the policy's key and rights, and this clock",
+                { 401,
+                  "the hub refuses the login: check the policy's key and rights, and this clock",
                   EX_NOPERM },
                 { 403, "the hub does not allow it", EX_NOPERM },
                 { 404, "not found", EXIT_NOT_FOUND },
@@ -325,7 +329,8 @@ static int say_refused(const RegistryRequest *request, const Answer *a) {
                 { 412, "it was changed meanwhile, try again", EXIT_TRY_AGAIN },
                 { 429, "the hub is throttling, try again later", EXIT_TRY_AGAIN },
         };
-        _cleanup_json_ struct json_object *o = parse_json((const char *) a->body.data, a->body.size);
+        _cleanup_json_ struct json_object *o =
+                        parse_json((const char *) a->body.data, a->body.size);
         const char *text = error_text(&o), *ours = "the hub refuses it";
         int exit_code = EX_DATAERR;
 
@@ -338,8 +343,8 @@ static int say_refused(const RegistryRequest *request, const Answer *a) {
                         ours = table[i].text;
                         exit_code = table[i].exit_code;
                 }
-        say_error("%s: %s (HTTP %ld%s%s%s%s)", request->what, ours, a->status, *a->error_code ? " " : "",
-                  a->error_code, text ? ": " : "", strempty(text));
+        say_error("%s: %s (HTTP %ld%s%s%s%s)", request->what, ours, a->status,
+                  *a->error_code ? " " : "", a->error_code, text ? ": " : "", strempty(text));
         return exit_code;
 }
 
@@ -349,8 +354,8 @@ static bool worth_retrying(const Answer *a) {
 
 static void wait_before_retry(const RegistryRequest *request, const Answer *a, unsigned try) {
         unsigned seconds = a->retry_after_sec > 0 ? a->retry_after_sec :
-                           a->status == 429      ? THROTTLED_SEC :
-                                                   1U << try;
+                           a->status == 429       ? THROTTLED_SEC :
+                                                    1U << try;
         uint8_t jitter = 0;
 
         (void) getrandom(&jitter, sizeof(jitter), GRND_NONBLOCK); /* without it, no jitter */
@@ -358,7 +363,8 @@ static void wait_before_retry(const RegistryRequest *request, const Answer *a, u
         (void) usleep(seconds * 1000000U + jitter * 1000U); /* a signal ends the program */
 }
 
-int registry_client_call(RegistryClient *c, const RegistryRequest *request, struct json_object **ret_body) {
+int registry_client_call(RegistryClient *c, const RegistryRequest *request,
+                         struct json_object **ret_body) {
         bool failed_before = false;
 
         for (unsigned try = 0;; try++) {
@@ -373,7 +379,9 @@ int registry_client_call(RegistryClient *c, const RegistryRequest *request, stru
                 /* A hub that answered 500 may have made the device all the same, or deleted it. */
                 if (failed_before && ((a.status == 409 && streq(request->method, "PUT")) ||
                                       (a.status == 404 && streq(request->method, "DELETE")))) {
-                        RegistryRequest get = { .method = "GET", .path = request->path, .what = request->what };
+                        RegistryRequest get = { .method = "GET",
+                                                .path = request->path,
+                                                .what = request->what };
 
                         return a.status == 404 ? EX_OK : registry_client_call(c, &get, ret_body);
                 }

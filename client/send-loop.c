@@ -8,7 +8,13 @@
 
 #define PROGRESS_INTERVAL_USEC (250 * USEC_PER_MSEC)
 
-enum { POLL_SOURCE, POLL_SIGNAL, POLL_SENDER, POLL_CONFIRMATIONS, POLL_MAX = POLL_CONFIRMATIONS + CONFIRMATIONS_FDS };
+enum {
+        POLL_SOURCE,
+        POLL_SIGNAL,
+        POLL_SENDER,
+        POLL_CONFIRMATIONS,
+        POLL_MAX = POLL_CONFIRMATIONS + CONFIRMATIONS_FDS,
+};
 
 typedef struct Loop {
         const SendLoopOptions *options;
@@ -40,6 +46,13 @@ static void on_refused(uint64_t position, void *userdata) {
 
 static int open_parts(Loop *l) {
         const SendLoopOptions *o = l->options;
+        const ConfirmationsOptions confirmations = {
+                .socket_path = o->sender->socket_path,
+                .message_id = o->fields->message_id,
+                .timeout_usec = o->sender->timeout_usec,
+                .on_end = o->on_end,
+                .userdata = o->userdata,
+        };
         sigset_t signals;
         int r;
 
@@ -47,15 +60,7 @@ static int open_parts(Loop *l) {
         if (r < 0)
                 return r;
         if (o->wait) {
-                r = confirmations_new(
-                                &(ConfirmationsOptions){
-                                                .socket_path = o->sender->socket_path,
-                                                .message_id = o->fields->message_id,
-                                                .timeout_usec = o->sender->timeout_usec,
-                                                .on_end = o->on_end,
-                                                .userdata = o->userdata,
-                                },
-                                &l->confirmations);
+                r = confirmations_new(&confirmations, &l->confirmations);
                 if (r < 0)
                         return r;
                 confirmations_follow(l->confirmations, sender_stream(l->sender), 0);
@@ -98,9 +103,10 @@ static bool takes_input(const Loop *l) {
 }
 
 static void produce(Loop *l, usec_t now) {
+        bool due = l->source->due && l->source->due(l->source->userdata) <= now;
         int r;
 
-        if (!takes_input(l) || !(l->source_ready || (l->source->due && l->source->due(l->source->userdata) <= now)))
+        if (!takes_input(l) || (!l->source_ready && !due))
                 return;
         l->source_ready = false;
         r = l->source->produce(l->sender, l->source->userdata);
@@ -118,7 +124,8 @@ static void show_progress(Loop *l, usec_t now) {
         l->progress_shown = true;
         fprintf(stderr, "\r%" PRIu64 " accepted", sender_n_accepted(l->sender));
         if (l->confirmations)
-                fprintf(stderr, ", %" PRIu64 " ended", confirmations_totals(l->confirmations)->ended);
+                fprintf(stderr, ", %" PRIu64 " ended",
+                        confirmations_totals(l->confirmations)->ended);
         fprintf(stderr, "\033[K");
 }
 
@@ -138,7 +145,8 @@ static int wait_for_events(Loop *l, usec_t now) {
         struct pollfd p[POLL_MAX] = {
                 [POLL_SOURCE] = { .fd = takes_input(l) ? l->source->fd : -1, .events = POLLIN },
                 [POLL_SIGNAL] = { .fd = l->signal_fd, .events = POLLIN },
-                [POLL_SENDER] = { .fd = sender_fd(l->sender), .events = sender_poll_events(l->sender) },
+                [POLL_SENDER] = { .fd = sender_fd(l->sender),
+                                  .events = sender_poll_events(l->sender) },
                 [POLL_CONFIRMATIONS] = { .fd = -1 },
                 [POLL_CONFIRMATIONS + 1] = { .fd = -1 },
         };
@@ -152,8 +160,8 @@ static int wait_for_events(Loop *l, usec_t now) {
         l->source_ready = p[POLL_SOURCE].revents != 0;
         while (p[POLL_SIGNAL].revents && read(l->signal_fd, &si, sizeof(si)) == sizeof(si)) {
                 l->n_signals++;
-                /* Where all was read already and only "accepted" is due, it changes nothing for the reader of
-                 * the exit code. */
+                /* Where all was read already and only "accepted" is due, it changes nothing for the
+                 * reader of the exit code. */
                 if (!l->closing || l->confirmations || l->n_signals > 1)
                         l->signal = (int) si.ssi_signo;
                 l->closing = true;
@@ -204,7 +212,8 @@ int send_loop_run(const SendLoopOptions *options, const SendSource *source, Send
                         .exit_code = sender_exit_code(l.sender),
                 };
                 if (sender_n_pending(l.sender) > 0 && l.n_signals > 1)
-                        say_error("Stopped while %" PRIu64 " messages were under way: they may be stored or not",
+                        say_error("Stopped while %" PRIu64
+                                  " messages were under way: they may be stored or not",
                                   sender_n_pending(l.sender));
                 if (l.confirmations) {
                         ret->totals = *confirmations_totals(l.confirmations);
@@ -223,7 +232,8 @@ int send_loop_exit(const SendResult *result) {
         if (result->signal > 0) {
                 sigset_t signals;
 
-                (void) finish_output(EX_OK); /* the signal is told, whatever becomes of the output */
+                (void) finish_output(
+                                EX_OK); /* the signal is told, whatever becomes of the output */
                 sigemptyset(&signals);
                 sigaddset(&signals, result->signal);
                 (void) signal(result->signal, SIG_DFL);

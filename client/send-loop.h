@@ -1,5 +1,6 @@
-/* send-loop.h: the poll loop of send and simulate: a source of messages, a Sender, and Confirmations where they
- * are waited for. SIGINT, SIGTERM and SIGHUP end the source; what was taken from it is still seen through. */
+/* send-loop.h: the poll loop of send and simulate: a source of messages, a Sender, and
+ * Confirmations where they are waited for. SIGINT, SIGTERM and SIGHUP end the source; what was
+ * taken from it is still seen through. */
 #pragma once
 
 #include <stdbool.h>
@@ -22,10 +23,10 @@ typedef struct SendSource {
 typedef struct SendLoopOptions {
         const SenderOptions *sender;
         const MessageFields *fields;
-        bool wait;           /* for the confirmations: on_end is called for each */
-        bool progress;       /* counts on stderr, where that is a terminal */
+        bool wait;     /* for the confirmations: on_end is called for each */
+        bool progress; /* counts on stderr, where that is a terminal */
         void (*on_end)(const Confirmation *c, void *userdata);
-        void *userdata;      /* of on_end */
+        void *userdata; /* of on_end */
 } SendLoopOptions;
 
 typedef struct SendResult {
@@ -38,6 +39,7 @@ typedef struct SendResult {
 /* 0 or -errno (told). */
 int send_loop_run(const SendLoopOptions *options, const SendSource *source, SendResult *ret);
 
-/* The exit code of a run. Where nothing else went wrong, a run that a signal ended ends this process by that
- * signal, after flushing stdout, so that shells and service managers see what happened. */
+/* The exit code of a run. Where nothing else went wrong, a run that a signal ended ends this
+ * process by that signal, after flushing stdout, so that shells and service managers see what
+ * happened. */
 int send_loop_exit(const SendResult *result);

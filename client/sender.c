@@ -1,11 +1,12 @@
-/* Messages gather in batches, encoded once. A batch becomes one Send call; it stays in memory until it is
- * accepted. Several calls are under way at once, and their replies come in order, so "accepted" always concerns
- * the oldest batch. The position of a batch in the stream is computed when it is sent, so that a faulty message
- * can be cut out of the one before.
+/* Messages gather in batches, encoded once. A batch becomes one Send call; it stays in memory until
+ * it is accepted. Several calls are under way at once, and their replies come in order, so
+ * "accepted" always concerns the oldest batch. The position of a batch in the stream is computed
+ * when it is sent, so that a faulty message can be cut out of the one before.
  *
- * Any error stops the pipeline: the daemon refuses what follows because of the gap in the positions. So after an
- * error the replies under way are drained, the cause is dealt with, and sending starts again from the oldest
- * batch. Where it is not certain what was stored (lost connection, unexpected gap), Resume tells. */
+ * Any error stops the pipeline: the daemon refuses what follows because of the gap in the
+ * positions. So after an error the replies under way are drained, the cause is dealt with, and
+ * sending starts again from the oldest batch. Where it is not certain what was stored (lost
+ * connection, unexpected gap), Resume tells. */
 #include <poll.h>
 #include <sys/random.h>
 
@@ -15,15 +16,20 @@
 #include "client/output.h"
 #include "client/sender.h"
 
-#define BATCH_BYTES_MAX (128U * 1024U) /* more gains nothing: the cost per message is far above that per call */
-#define BATCH_ELEMENTS_MAX (VARLINK_ELEMENTS_MAX - 1024U) /* leaves room for the frame around them */
-#define MESSAGE_BYTES_MAX (VARLINK_FRAME_BYTES_MAX - 1024U) /* leaves room for the frame around it */
-#define WINDOW_BYTES_MAX (4U * 1024U * 1024U) /* not accepted yet; enough for a disk that syncs in 20 ms */
+#define BATCH_BYTES_MAX                                                                            \
+        (128U * 1024U) /* more gains nothing: the cost per message is far above that per call */
+#define BATCH_ELEMENTS_MAX                                                                         \
+        (VARLINK_ELEMENTS_MAX - 1024U) /* leaves room for the frame around them */
+#define MESSAGE_BYTES_MAX                                                                          \
+        (VARLINK_FRAME_BYTES_MAX - 1024U) /* leaves room for the frame around it */
+#define WINDOW_BYTES_MAX                                                                           \
+        (4U * 1024U * 1024U) /* not accepted yet; enough for a disk that syncs in 20 ms */
 #define OUTPUT_BYTES_MAX (256U * 1024U)
 #define CALLS_MAX 64U
 
-/* With this many calls under way a small batch waits for company: its delay is hidden behind the sync that the
- * calls before it wait for, and a producer of single lines doesn't pay for a call each. */
+/* With this many calls under way a small batch waits for company: its delay is hidden behind the
+ * sync that the calls before it wait for, and a producer of single lines doesn't pay for a call
+ * each. */
 #define CALLS_BEFORE_GATHERING 8U
 #define GATHER_BYTES (32U * 1024U)
 
@@ -71,7 +77,8 @@ struct Sender {
         Batch *unsent;      /* first that is not part of a call under way */
         size_t bytes;       /* in all batches */
         unsigned n_calls;   /* under way: batches from head up to unsent */
-        unsigned calls_max; /* drops to 1 after a fault, so that faults don't cost a whole window each */
+        unsigned calls_max; /* drops to 1 after a fault, so that faults don't cost a whole window
+                               each */
         uint64_t sent_position; /* of unsent's first message */
 
         DaemonReply failure; /* what stopped the pipeline */
@@ -170,8 +177,8 @@ static void fail(Sender *s, int exit_code) {
         if (s->state == SENDER_FAILED)
                 return;
         if (s->head)
-                say_error("%" PRIu64 " accepted; line %" PRIu64 " is the first that was not", s->n_accepted,
-                          s->head->first_line + s->head->marks[0].line);
+                say_error("%" PRIu64 " accepted; line %" PRIu64 " is the first that was not",
+                          s->n_accepted, s->head->first_line + s->head->marks[0].line);
         s->connection = daemon_connection_free(s->connection);
         s->state = SENDER_FAILED;
         s->exit_code = exit_code;
@@ -181,8 +188,6 @@ static void fail_errno(Sender *s, int error) {
         say_daemon_error(s->options.socket_path, error);
         fail(s, daemon_error_exit_code(error));
 }
-
-/* -- batches ------------------------------------------------------------------------------------------- */
 
 static int add_batch(Sender *s, uint64_t line) {
         Batch *b;
@@ -205,7 +210,8 @@ static int add_batch(Sender *s, uint64_t line) {
 
 static bool batch_has_room(const Sender *s, const Batch *b, uint64_t line) {
         return b->body.size < BATCH_BYTES_MAX && line - b->first_line <= UINT32_MAX &&
-               (b->n_messages + 1) * message_template_elements(s->options.template) <= BATCH_ELEMENTS_MAX;
+               (b->n_messages + 1) * message_template_elements(s->options.template) <=
+                               BATCH_ELEMENTS_MAX;
 }
 
 static int batch_add_mark(Batch *b, uint64_t line) {
@@ -225,7 +231,8 @@ static int batch_add_mark(Batch *b, uint64_t line) {
         return 0;
 }
 
-/* The counter of "%n" numbers what was added, refused ones too: they were sent with their number. */
+/* The counter of "%n" numbers what was added, refused ones too: they were sent with their number.
+ */
 static uint64_t next_number(const Sender *s) {
         return s->n_accepted + s->n_refused + s->n_pending + 1;
 }
@@ -237,7 +244,8 @@ static int batch_append(Sender *s, Batch *b, uint64_t line, const void *body, si
         if (b->n_messages > 0)
                 r = buffer_append(&b->body, ",", 1);
         if (r >= 0)
-                r = message_template_encode(s->options.template, next_number(s), body, size, &b->body);
+                r = message_template_encode(s->options.template, next_number(s), body, size,
+                                            &b->body);
         if (r >= 0 && b->body.size > MESSAGE_BYTES_MAX)
                 r = -EMSGSIZE;
         if (r >= 0)
@@ -329,8 +337,6 @@ static void cut_message(Sender *s, size_t index) {
                 accept_head(s);
 }
 
-/* -- calls ---------------------------------------------------------------------------------------------- */
-
 static int send_batch(Sender *s, Batch *b) {
         Buffer *out = daemon_connection_output(s->connection);
         const size_t before = out->size;
@@ -386,7 +392,8 @@ static void ask_resume(Sender *s) {
 
         r = parameters ? json_add_string(parameters, "stream", s->stream) : -ENOMEM;
         if (r >= 0)
-                r = daemon_connection_call(s->connection, "io.iothubd.Resume", parameters, /* more= */ false);
+                r = daemon_connection_call(s->connection, "io.iothubd.Resume", parameters,
+                                           /* more= */ false);
         if (r < 0)
                 return fail_errno(s, r);
         s->state = SENDER_RESUMING;
@@ -423,8 +430,6 @@ static void resumed(Sender *s, const DaemonReply *reply) {
                 start_over(s);
 }
 
-/* -- trouble --------------------------------------------------------------------------------------------- */
-
 /* Only when something waits for it, and once. */
 static void tell_lost(Sender *s) {
         if (!s->head || s->told_lost)
@@ -459,7 +464,8 @@ static void refused(Sender *s, const char *reason) {
         const char *field = NULL;
         uint64_t index, line;
 
-        (void) json_get_string(s->failure.parameters, "field", &field, NULL); /* told where it is there */
+        (void) json_get_string(s->failure.parameters, "field", &field,
+                               NULL); /* told where it is there */
         if (json_get_u64(s->failure.parameters, "index", &index) <= 0 || index >= b->n_messages)
                 return fail_errno(s, -EPROTO);
 
@@ -476,7 +482,8 @@ static void refused(Sender *s, const char *reason) {
 static void deal_with_failure(Sender *s) {
         const char *name = daemon_error_name(&s->failure), *reason = "no reason given";
 
-        (void) json_get_string(s->failure.parameters, "reason", &reason, NULL); /* the default stays */
+        (void) json_get_string(s->failure.parameters, "reason", &reason,
+                               NULL); /* the default stays */
         if (streq(name, "InvalidMessage") || streq(name, "MessageTooLarge"))
                 refused(s, reason);
         else if (streq(name, "OutboxFull") && s->options.wait_when_full)
@@ -491,8 +498,6 @@ static void deal_with_failure(Sender *s) {
                 fail(s, say_error_reply("Cannot send", &s->failure));
         daemon_reply_done(&s->failure);
 }
-
-/* -- replies ---------------------------------------------------------------------------------------------- */
 
 static void handle_send_reply(Sender *s, DaemonReply *reply) {
         if (s->n_calls == 0)
@@ -542,11 +547,9 @@ static bool handle_replies(Sender *s) {
         return any;
 }
 
-/* -- connecting ------------------------------------------------------------------------------------------- */
-
 static bool worth_retrying(const Sender *s, int error) {
-        /* Before the first connection a missing socket means that the service was never started; later it
-         * means that it is just being restarted. */
+        /* Before the first connection a missing socket means that the service was never started;
+         * later it means that it is just being restarted. */
         return error == -ECONNREFUSED || error == -EAGAIN || (error == -ENOENT && s->was_connected);
 }
 
@@ -618,8 +621,8 @@ usec_t sender_deadline(const Sender *s) {
         return give_up_at(s);
 }
 
-/* What a reply or an emptied buffer makes possible is done at once: the caller's poll() might wait for the
- * reply to it. */
+/* What a reply or an emptied buffer makes possible is done at once: the caller's poll() might wait
+ * for the reply to it. */
 static void turn(Sender *s) {
         bool again = true;
         int r;

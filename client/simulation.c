@@ -20,7 +20,8 @@ static int expand_one(Buffer *b, char letter, const SimulationValues *v) {
         case 'w': r = buffer_appendf(b, "%.2f", v->wind_speed); break;
         case 'n': r = buffer_appendf(b, "%" PRIu64, v->number); break;
         case 't':
-                r = buffer_append_string(b, format_timestamp(stamp, sizeof(stamp), v->realtime_usec));
+                r = buffer_append_string(b,
+                                         format_timestamp(stamp, sizeof(stamp), v->realtime_usec));
                 break;
         case '%': r = buffer_append(b, "%", 1); break;
         default: return 0;

@@ -12,8 +12,8 @@ typedef struct SimulationValues {
         usec_t realtime_usec;
 } SimulationValues;
 
-/* Fills in %d, %w, %n, %t and %%; another % stays. The device id goes in as the inside of a JSON string. *ret is
- * the caller's. 0 or -ENOMEM. */
+/* Fills in %d, %w, %n, %t and %%; another % stays. The device id goes in as the inside of a JSON
+ * string. *ret is the caller's. 0 or -ENOMEM. */
 int simulation_expand(const char *template, const SimulationValues *v, char **ret);
 
 /* Around an average of 10, within 2; unit: random, 0 to 1. */

@@ -1,12 +1,13 @@
-/* verb.h: what main.c dispatches to. One row per verb; its --help is made from the row, so that it cannot say
- * something else than the parser does. */
+/* verb.h: what main.c dispatches to. One row per verb; its --help is made from the row, so that it
+ * cannot say something else than the parser does. */
 #pragma once
 
 #include <stdbool.h>
 
 #include "client/options.h"
 
-/* Options that every verb takes, before or after the verb's name. Strings are borrowed from argv. */
+/* Options that every verb takes, before or after the verb's name. Strings are borrowed from argv.
+ */
 typedef struct Globals {
         const char *socket_path;
         const char *login_file; /* NULL: see login.h */
@@ -40,9 +41,9 @@ extern const Verb verb_device_create, verb_device_show, verb_device_list, verb_d
 
 extern const Option global_options[];
 
-/* Parses the options behind the verb, global ones among them. argv[0] is the verb's name; on success *argv and
- * *argc are the arguments alone. settings: where the verb's options go.
- * 1: go on; 0: help was shown; -EINVAL: the mistake was told on stderr. */
+/* Parses the options behind the verb, global ones among them. argv[0] is the verb's name; on
+ * success *argv and *argc are the arguments alone. settings: where the verb's options go. 1: go on;
+ * 0: help was shown; -EINVAL: the mistake was told on stderr. */
 int verb_parse(const Verb *verb, Globals *globals, void *settings, int *argc, char ***argv);
 
 /* verb_parse()'s result, when it is not 1, as an exit code. */

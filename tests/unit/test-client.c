@@ -1,5 +1,6 @@
-/* Goal: the pure parts of iothubctl: lines, templates, escaping, options, tables. Method: every way to cut an input
- * gives the same lines; every encoded message is read back by json-c and compared. */
+/* Goal: the pure parts of iothubctl: lines, templates, escaping, options, tables. Method: every way
+ * to cut an input gives the same lines; every encoded message is read back by json-c and compared.
+ */
 #include <json-c/json.h>
 
 #include "lib/base64.h"
@@ -11,8 +12,6 @@
 #include "client/output.h"
 #include "client/simulation.h"
 #include "tests/support/test.h"
-
-/* -- lines ------------------------------------------------------------------------------------------------- */
 
 /* Feeds in pieces of the given size; lines and faults as one text: "1:abc|3!|4:x|". */
 static char *split(LineMode mode, size_t bytes_max, const char *data, size_t size, size_t piece) {
@@ -32,7 +31,8 @@ static char *split(LineMode mode, size_t bytes_max, const char *data, size_t siz
                                 continue;
                         }
                         assert_ok(r);
-                        assert_ok(buffer_appendf(&out, "%d:%.*s|", (int) reader.line, (int) n, line));
+                        assert_ok(buffer_appendf(&out, "%d:%.*s|", (int) reader.line, (int) n,
+                                                 line));
                 }
                 ck_assert_uint_eq(left, 0);
                 if (size == 0)
@@ -70,15 +70,15 @@ TEST(lines_do_not_depend_on_how_the_input_arrives) {
 
         for (size_t i = 0; i < ELEMENTSOF(table); i++)
                 for (size_t piece = 1; piece <= table[i].size + 1; piece++) {
-                        _cleanup_free_ char *got = split(table[i].mode, 8, table[i].data, table[i].size, piece);
+                        _cleanup_free_ char *got = split(table[i].mode, 8, table[i].data,
+                                                         table[i].size, piece);
 
                         ck_assert_str_eq(got, table[i].want);
                 }
 }
 
-/* -- messages ------------------------------------------------------------------------------------------------ */
-
-static struct json_object *encode(const MessageFields *f, uint64_t n, const void *body, size_t size) {
+static struct json_object *encode(const MessageFields *f, uint64_t n, const void *body,
+                                  size_t size) {
         _cleanup_(message_template_freep) MessageTemplate *t = NULL;
         _cleanup_(buffer_done) Buffer out = {};
         struct json_object *o;
@@ -87,8 +87,8 @@ static struct json_object *encode(const MessageFields *f, uint64_t n, const void
         assert_ok(message_template_new(f, &t));
         assert_ok(message_template_encode(t, n, body, size, &out));
         assert_ok(buffer_append(&out, "", 1));
-        ck_assert_msg(varlink_frame_check((const char *) out.data, out.size - 1, &reason) >= 0, "%s: %s", reason,
-                      out.data);
+        ck_assert_msg(varlink_frame_check((const char *) out.data, out.size - 1, &reason) >= 0,
+                      "%s: %s", reason, out.data);
         o = json_tokener_parse((const char *) out.data);
         ck_assert_ptr_nonnull(o);
         return o;
@@ -104,8 +104,8 @@ static void assert_string(struct json_object *o, const char *field, const void *
 }
 
 static void assert_body(const void *body, size_t size, bool as_text) {
-        _cleanup_json_ struct json_object *o =
-                        encode(&(MessageFields){ .time_to_live_usec = USEC_INFINITY }, 1, body, size);
+        _cleanup_json_ struct json_object *o = encode(
+                        &(MessageFields){ .time_to_live_usec = USEC_INFINITY }, 1, body, size);
         _cleanup_free_ void *decoded = NULL;
         const char *s;
         size_t n;
@@ -184,7 +184,8 @@ TEST(counters_go_where_the_template_says) {
 
 TEST(properties_keep_their_text_and_counters_only_on_request) {
         for (int counters = 0; counters < 2; counters++) {
-                MessageFields f = { .time_to_live_usec = USEC_INFINITY, .property_counters = counters };
+                MessageFields f = { .time_to_live_usec = USEC_INFINITY,
+                                    .property_counters = counters };
                 _cleanup_json_ struct json_object *o = NULL;
                 struct json_object *p;
 
@@ -212,7 +213,8 @@ TEST(elements_are_counted_as_the_wire_counts_them) {
                 _cleanup_(buffer_done) Buffer out = {};
                 const char *reason;
 
-                assert_ok(buffer_append_string(&out, "{\"method\":\"a.B\",\"parameters\":{\"messages\":["));
+                assert_ok(buffer_append_string(
+                                &out, "{\"method\":\"a.B\",\"parameters\":{\"messages\":["));
                 for (size_t i = 0; i < (more ? 2 * n : n); i++) {
                         if (i > 0)
                                 assert_ok(buffer_append(&out, ",", 1));
@@ -238,14 +240,15 @@ TEST(mistakes_in_fields_are_named) {
         property_bag_done(&bad_name.properties);
 }
 
-/* -- the rest ------------------------------------------------------------------------------------------------ */
-
 TEST(simulation_fills_in_its_template) {
         const SimulationValues v = { "a\"b", 9.876, 3, 0 };
         _cleanup_free_ char *s = NULL;
 
-        assert_ok(simulation_expand("{\"d\":\"%d\",\"w\":%w,\"n\":%n,\"t\":\"%t\"} 100%% %x %", &v, &s));
-        ck_assert_str_eq(s, "{\"d\":\"a\\\"b\",\"w\":9.88,\"n\":3,\"t\":\"1970-01-01T00:00:00.000Z\"} 100% %x %");
+        assert_ok(simulation_expand("{\"d\":\"%d\",\"w\":%w,\"n\":%n,\"t\":\"%t\"} 100%% %x %", &v,
+                                    &s));
+        ck_assert_str_eq(
+                        s,
+                        "{\"d\":\"a\\\"b\",\"w\":9.88,\"n\":3,\"t\":\"1970-01-01T00:00:00.000Z\"} 100% %x %");
         ck_assert(simulation_wind_speed(0) >= 8 && simulation_wind_speed(0.999) <= 12);
 }
 
@@ -285,7 +288,9 @@ TEST(options_stand_before_and_behind_arguments) {
         char *argv[16];
         Settings s = {};
 
-        ck_assert_int_eq(parse_words(&s, "x -f a --text=b c --span 5min -n3 --port 65535 -- -t", 1, &argv), 9);
+        ck_assert_int_eq(parse_words(&s, "x -f a --text=b c --span 5min -n3 --port 65535 -- -t", 1,
+                                     &argv),
+                         9);
         ck_assert(s.flag);
         ck_assert_str_eq(s.text, "b");
         ck_assert_uint_eq(s.span, 5 * USEC_PER_MINUTE);
@@ -301,9 +306,10 @@ TEST(options_stand_before_and_behind_arguments) {
 }
 
 TEST(mistakes_in_options_are_refused) {
-        static const char *const table[] = { "x --nonsense", "x -q",        "x --text",      "x -t",
-                                             "x --flag=1",   "x -n 1x",     "x --port 0",    "x --port 65536",
-                                             "x --span 5y3", "x --number=", "x -n -1" };
+        static const char *const table[] = { "x --nonsense", "x -q",           "x --text",
+                                             "x -t",         "x --flag=1",     "x -n 1x",
+                                             "x --port 0",   "x --port 65536", "x --span 5y3",
+                                             "x --number=",  "x -n -1" };
 
         for (size_t i = 0; i < ELEMENTSOF(table); i++) {
                 char *argv[16];

@@ -160,8 +160,8 @@ static const Setting settings[] = {
               "Connection string of the device; better kept in a file of its own, see the next setting."),
           parse_text, FIELD(connection_string) },
         { ROW(NULL, "connection_string_file", "\"\"", "the path of a file, not the connection string itself",
-              "File that holds the connection string alone, readable by the group iothubd only; read again when the hub "
-              "refuses the device."),
+              "File that holds the connection string alone, readable by the group iothubd only; read again when the "
+              "hub refuses the device."),
           parse_path, FIELD(connection_string_file) },
         { ROW(NULL, "ca_file", "\"\"", "the path of a PEM file",
               "PEM file of the authorities to trust instead of the system's, for a hub behind a private one."),
@@ -223,7 +223,8 @@ static const Setting settings[] = {
               "Send messages that were stored for another hub or device to the present one."),
           parse_bool, FIELD(outbox.adopt) },
 
-        { ROW("uplink", "window", "200", "1 to 1000", "Most messages on their way to the hub without its confirmation."),
+        { ROW("uplink", "window", "200", "1 to 1000",
+              "Most messages on their way to the hub without its confirmation."),
           parse_unsigned, FIELD(uplink.window), 1, 1000 },
         { ROW("uplink", "window_bytes", "\"1M\"", "a size from \"1K\" to \"64M\"",
               "Most bytes on their way; one message may always go."),

@@ -149,11 +149,11 @@ static int read_text(const char *path, char **ret, char **reterr_problem) {
                                                "(iothubctl device connection-string ID prints it)",
                             path);
         if (r == -EACCES)
-                return fail(r, reterr_problem, "%s may not be read by the user of iothubd: chgrp iothubd and chmod 0640",
-                            path);
+                return fail(r, reterr_problem,
+                            "%s may not be read by the user of iothubd: chgrp iothubd and chmod 0640", path);
         if (r == -EFBIG)
-                return fail(r, reterr_problem, "%s is longer than a connection string can be: it must hold nothing else",
-                            path);
+                return fail(r, reterr_problem,
+                            "%s is longer than a connection string can be: it must hold nothing else", path);
         if (r < 0)
                 return fail(r, reterr_problem, "%s cannot be read: %s", path, strerror(-r));
         if (strlen(text) != size) {

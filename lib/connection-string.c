@@ -167,7 +167,8 @@ static int check_signature(const char *s, char **reterr) {
 
 static int check_id(const char *s, Key key, char **reterr) {
         if (hub_device_id_check(s, /* for_mqtt= */ false) < 0)
-                return fail(reterr, "%s: an id is 1 to 128 ASCII letters, digits and - . %% _ * ? ! ( ) , = @ $ ' : + #",
+                return fail(reterr,
+                            "%s: an id is 1 to 128 ASCII letters, digits and - . %% _ * ? ! ( ) , = @ $ ' : + #",
                             key_names[key]);
         return 0;
 }

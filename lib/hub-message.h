@@ -27,8 +27,8 @@ typedef struct HubMessage {
 /* Checks against the hub's rules: sizes (topic_prefix_size = bytes of "devices/ID/messages/events/"), message
  * id alphabet, valid UTF-8 without control characters in every text, reserved and repeated property names.
  * made_id_size: room that a message id made later will take where message_id is NULL.
- * 0, -EMSGSIZE (too large), -EINVAL or -ENOMEM; with the first two *reterr_field names the field as in io.iothubd ("messageId",
- * "properties.NAME"; the caller's to free) and *reterr_reason says why (static text). */
+ * 0, -EMSGSIZE (too large), -EINVAL or -ENOMEM; with the first two *reterr_field names the field as in io.iothubd
+ * ("messageId", "properties.NAME"; the caller's to free) and *reterr_reason says why (static text). */
 int hub_message_check(const HubMessage *m, size_t topic_prefix_size, size_t made_id_size, char **reterr_field,
                       const char **reterr_reason);
 

@@ -2,7 +2,7 @@
 
 #include "lib/utf8.h"
 
-/* What may stand bare: RFC 3986 section 2.3, "unreserved". A table, because this runs for each byte of each property. */
+/* What may stand bare: RFC 3986 section 2.3, "unreserved". A table, because this runs for each byte of a property. */
 static const uint8_t bare[256] = {
         ['A' ... 'Z'] = 1, ['a' ... 'z'] = 1, ['0' ... '9'] = 1, ['-'] = 1, ['.'] = 1, ['_'] = 1, ['~'] = 1,
 };

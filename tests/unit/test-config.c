@@ -90,7 +90,8 @@ TEST(the_example_file_shows_every_setting_at_its_default_in_the_order_of_the_tab
                         ck_assert_msg(at != NULL, "%s", begin_of_group);
                         group = s->group;
                 }
-                ck_assert_int_ge(asprintf(&line, "\n%s#%s = %s;\n", s->group ? "    " : "", s->name, s->default_value), 0);
+                ck_assert_int_ge(asprintf(&line, "\n%s#%s = %s;\n", s->group ? "    " : "", s->name, s->default_value),
+                                 0);
                 found = strstr(at, line);
                 ck_assert_msg(found != NULL, "not in etc/iothubd.conf, or not in its place: %s", line);
                 comment = comment_above(text, found + 1);
@@ -179,18 +180,21 @@ TEST(settings_reach_their_fields) {
         _cleanup_(config_done) Config c = {};
 
         setup();
-        assert_ok(load("connection_string_file = \"/etc/iothubd/device\";\n"
-                       "ca_file = \"/ca.pem\"\nmqtt_port = 8884;\nstate_directory = \"/s\"; socket = \"/run/x.sock\";\n"
-                       "socket_group = \"iothub\"; socket_mode = \"0666\"; log_target = \"stderr\"; log_level = \"debug\";\n"
-                       "stop_timeout = 30;\n" /* a bare number is seconds */
-                       "outbox: { max_size = \"64M\"; keep_free = \"0\"; segment_size = \"1M\"; full = \"drop-oldest\";\n"
-                       "time_to_live = \"2d\"; dead_letter_size = 1024; receipts = 7; position_interval = \"1.5s\";\n"
-                       "position_messages = 9; adopt = true; };\n"
-                       "uplink = { window = 1000; window_bytes = \"2M\"; keep_alive = \"1177s\"; connect_timeout = \"1s\";\n"
-                       "ack_timeout = \"5s\"; retry_min = \"50ms\"; retry_max = \"100ms\"; retry_cut_max = \"200ms\";\n"
-                       "retry_refused_max = \"300ms\"; token_lifetime = \"20s\"; product_info = \"p\"; model_id = \"dtmi:m\"; };\n"
-                       "ipc: { connections_max = 10; connections_per_user_max = 9; buffer_bytes_max = \"3M\"; user_bytes_max = \"2M\"; };\n",
-                       &c));
+        assert_ok(load(
+                "connection_string_file = \"/etc/iothubd/device\";\n"
+                "ca_file = \"/ca.pem\"\nmqtt_port = 8884;\nstate_directory = \"/s\"; socket = \"/run/x.sock\";\n"
+                "socket_group = \"iothub\"; socket_mode = \"0666\"; log_target = \"stderr\"; log_level = \"debug\";\n"
+                "stop_timeout = 30;\n" /* a bare number is seconds */
+                "outbox: { max_size = \"64M\"; keep_free = \"0\"; segment_size = \"1M\"; full = \"drop-oldest\";\n"
+                "time_to_live = \"2d\"; dead_letter_size = 1024; receipts = 7; position_interval = \"1.5s\";\n"
+                "position_messages = 9; adopt = true; };\n"
+                "uplink = { window = 1000; window_bytes = \"2M\"; keep_alive = \"1177s\"; connect_timeout = \"1s\";\n"
+                "ack_timeout = \"5s\"; retry_min = \"50ms\"; retry_max = \"100ms\"; retry_cut_max = \"200ms\";\n"
+                "retry_refused_max = \"300ms\"; token_lifetime = \"20s\"; product_info = \"p\"; model_id = \"dtmi:m\"; "
+                "};\n"
+                "ipc: { connections_max = 10; connections_per_user_max = 9; buffer_bytes_max = \"3M\"; user_bytes_max "
+                "= \"2M\"; };\n",
+                &c));
         ck_assert_ptr_null(c.connection_string);
         ck_assert_str_eq(c.connection_string_file, "/etc/iothubd/device");
         ck_assert_str_eq(c.ca_file, "/ca.pem");
@@ -245,7 +249,9 @@ static const struct {
         { NULL, "mqtt_port = true" },
         { NULL, "state_directory = \"\"" },
         { NULL, "socket = \"\"" },
-        { NULL, "socket = \"/123456789/123456789/123456789/123456789/123456789/123456789/123456789/123456789/123456789/123456789/1234567\"" },
+        { NULL, "socket = "
+                "\"/123456789/123456789/123456789/123456789/123456789/123456789/123456789/123456789/123456789/"
+                "123456789/1234567\"" },
         { NULL, "socket_mode = \"660\"" },
         { NULL, "socket_mode = \"0668\"" },
         { NULL, "socket_mode = \"1777\"" },
@@ -310,13 +316,23 @@ TEST(a_bad_value_names_file_line_setting_and_what_is_allowed) {
 
 TEST(the_ends_of_the_ranges_are_allowed) {
         static const char *const good[] = {
-                "mqtt_port = 1;", "mqtt_port = 65535;", "mqtt_port = \"443\";", "stop_timeout = \"0\";", "stop_timeout = \"1h\";",
-                "socket = \"/123456789/123456789/123456789/123456789/123456789/123456789/123456789/123456789/123456789/123456789/123456\";",
-                "outbox: { max_size = \"1M\"; dead_letter_size = \"1M\"; };", "outbox: { max_size = \"16T\"; };",
-                "outbox: { max_size = 1073741824L; };", "outbox: { receipts = 0; position_messages = 1; };",
+                "mqtt_port = 1;",
+                "mqtt_port = 65535;",
+                "mqtt_port = \"443\";",
+                "stop_timeout = \"0\";",
+                "stop_timeout = \"1h\";",
+                "socket = "
+                "\"/123456789/123456789/123456789/123456789/123456789/123456789/123456789/123456789/123456789/"
+                "123456789/123456\";",
+                "outbox: { max_size = \"1M\"; dead_letter_size = \"1M\"; };",
+                "outbox: { max_size = \"16T\"; };",
+                "outbox: { max_size = 1073741824L; };",
+                "outbox: { receipts = 0; position_messages = 1; };",
                 "outbox: { receipts = 1048576; time_to_live = \"1s\"; };",
-                "uplink: { window = 1; keep_alive = \"10s\"; };", "uplink: { retry_min = \"1min\"; };",
-                "ipc: { connections_per_user_max = 512; user_bytes_max = \"16M\"; };", "",
+                "uplink: { window = 1; keep_alive = \"10s\"; };",
+                "uplink: { retry_min = \"1min\"; };",
+                "ipc: { connections_per_user_max = 512; user_bytes_max = \"16M\"; };",
+                "",
         };
 
         setup();
@@ -335,14 +351,18 @@ TEST(an_unknown_setting_warns_with_its_line_and_the_rest_counts) {
         _cleanup_free_ char *logged = NULL;
 
         setup();
-        assert_ok(load("colour = \"red\";\nmqtt_port = 99;\nmax_size = \"1G\";\noutbox: {\nwindow = 7;\nreceipts = 5; };\nnest: { a = 1; };\n", &c));
+        assert_ok(load("colour = \"red\";\nmqtt_port = 99;\nmax_size = \"1G\";\noutbox: {\nwindow = 7;\nreceipts = 5; "
+                       "};\nnest: { a = 1; };\n",
+                       &c));
         ck_assert_uint_eq(c.mqtt_port, 99);
         ck_assert_uint_eq(c.outbox.receipts, 5);
         ck_assert(c.outbox.max_size == 0);
         logged = take_log();
         ck_assert_ptr_nonnull(strstr(logged, "x.conf:1: Unknown setting colour is ignored\n"));
-        ck_assert_ptr_nonnull(strstr(logged, "x.conf:3: Unknown setting max_size is ignored; there is outbox.max_size\n"));
-        ck_assert_ptr_nonnull(strstr(logged, "x.conf:5: Unknown setting outbox.window is ignored; there is uplink.window\n"));
+        ck_assert_ptr_nonnull(
+                strstr(logged, "x.conf:3: Unknown setting max_size is ignored; there is outbox.max_size\n"));
+        ck_assert_ptr_nonnull(
+                strstr(logged, "x.conf:5: Unknown setting outbox.window is ignored; there is uplink.window\n"));
         ck_assert_ptr_nonnull(strstr(logged, "x.conf:7: Unknown setting nest is ignored\n"));
 }
 

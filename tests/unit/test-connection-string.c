@@ -93,31 +93,42 @@ static const struct {
         { CONNECTION_STRING_DEVICE, HOST ";" DEVICE, "HostName: comes twice" },
         { CONNECTION_STRING_DEVICE, DEVICE ";ModuleId=a b", "ModuleId: an id is" },
         { CONNECTION_STRING_DEVICE, HOST ";DeviceId=a/b;SharedAccessKey=" KEY, "DeviceId: an id is" },
-        { CONNECTION_STRING_DEVICE, "HostName=https://h.example/;DeviceId=d;SharedAccessKey=" KEY, "HostName: not a host name" },
+        { CONNECTION_STRING_DEVICE, "HostName=https://h.example/;DeviceId=d;SharedAccessKey=" KEY,
+          "HostName: not a host name" },
         { CONNECTION_STRING_DEVICE, "HostName=h:0;DeviceId=d;SharedAccessKey=" KEY, "HostName: not a host name" },
         { CONNECTION_STRING_DEVICE, "HostName=h:65536;DeviceId=d;SharedAccessKey=" KEY, "HostName: not a host name" },
         { CONNECTION_STRING_DEVICE, DEVICE ";GatewayHostName=a b", "GatewayHostName: not a host name" },
-        { CONNECTION_STRING_DEVICE, HOST ";DeviceId=d;SharedAccessKey=AAECAwQFBgcICQoLDA0ODw", "SharedAccessKey: not valid base64" },
-        { CONNECTION_STRING_DEVICE, HOST ";DeviceId=d;SharedAccessKey=AAECAwQFBgcICQoLDA0O", "SharedAccessKey: a key has 16 to 64 bytes" },
-        { CONNECTION_STRING_DEVICE, DEVICE ";x509=true", "SharedAccessKey, SharedAccessSignature and x509: more than one" },
+        { CONNECTION_STRING_DEVICE, HOST ";DeviceId=d;SharedAccessKey=AAECAwQFBgcICQoLDA0ODw",
+          "SharedAccessKey: not valid base64" },
+        { CONNECTION_STRING_DEVICE, HOST ";DeviceId=d;SharedAccessKey=AAECAwQFBgcICQoLDA0O",
+          "SharedAccessKey: a key has 16 to 64 bytes" },
+        { CONNECTION_STRING_DEVICE, DEVICE ";x509=true",
+          "SharedAccessKey, SharedAccessSignature and x509: more than one" },
         { CONNECTION_STRING_DEVICE, HOST ";DeviceId=d;x509=false", "x509: only x509=true" },
-        { CONNECTION_STRING_DEVICE, HOST ";DeviceId=d;SharedAccessSignature=" KEY, "SharedAccessSignature: not a token" },
-        { CONNECTION_STRING_DEVICE, "hostname=h;DeviceId=d;SharedAccessKey=" KEY, "HostName: upper and lower case matter" },
+        { CONNECTION_STRING_DEVICE, HOST ";DeviceId=d;SharedAccessSignature=" KEY,
+          "SharedAccessSignature: not a token" },
+        { CONNECTION_STRING_DEVICE, "hostname=h;DeviceId=d;SharedAccessKey=" KEY,
+          "HostName: upper and lower case matter" },
         { CONNECTION_STRING_DEVICE, HOST ";DeviceID=d;SharedAccessKey=" KEY, "DeviceId: upper and lower case matter" },
         { CONNECTION_STRING_DEVICE, DEVICE ";Colour=red", "Part 4 begins with none of the known keys" },
-        { CONNECTION_STRING_SERVICE, "Endpoint=sb://x/;SharedAccessKeyName=p;SharedAccessKey=" KEY, "Endpoint: this is a connection string of an Event Hubs endpoint" },
-        { CONNECTION_STRING_DEVICE, HOST "\n;DeviceId=d;SharedAccessKey=" KEY, "HostName: its value contains a line break" },
-        { CONNECTION_STRING_DEVICE, HOST ";DeviceId=d;SharedAccessKey=AAECAwQFBgcICQoL\nDA0ODxAREhMUFRYXGBkaGxwdHh8=", "SharedAccessKey: its value contains a line break" },
+        { CONNECTION_STRING_SERVICE, "Endpoint=sb://x/;SharedAccessKeyName=p;SharedAccessKey=" KEY,
+          "Endpoint: this is a connection string of an Event Hubs endpoint" },
+        { CONNECTION_STRING_DEVICE, HOST "\n;DeviceId=d;SharedAccessKey=" KEY,
+          "HostName: its value contains a line break" },
+        { CONNECTION_STRING_DEVICE, HOST ";DeviceId=d;SharedAccessKey=AAECAwQFBgcICQoL\nDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+          "SharedAccessKey: its value contains a line break" },
         { CONNECTION_STRING_DEVICE, KEY, "Part 1 begins with none" },
         { CONNECTION_STRING_DEVICE, DEVICE ";;", "Part 4 begins with none" },
         { CONNECTION_STRING_DEVICE, HOST ";" KEY, "Part 2 begins with none" },
         /* the wrong kind */
-        { CONNECTION_STRING_DEVICE, SERVICE, "SharedAccessKeyName: this is a connection string of a shared access policy" },
+        { CONNECTION_STRING_DEVICE, SERVICE,
+          "SharedAccessKeyName: this is a connection string of a shared access policy" },
         { CONNECTION_STRING_SERVICE, DEVICE, "DeviceId: this is a connection string of one device" },
         { CONNECTION_STRING_SERVICE, "SharedAccessKeyName=p;SharedAccessKey=" KEY, "HostName: missing" },
         { CONNECTION_STRING_SERVICE, HOST ";SharedAccessKey=" KEY, "SharedAccessKeyName: missing" },
         { CONNECTION_STRING_SERVICE, HOST ";SharedAccessKeyName=p", "SharedAccessKey: missing" },
-        { CONNECTION_STRING_SERVICE, HOST ";SharedAccessKeyName=p;SharedAccessKey=x", "SharedAccessKey: not valid base64" },
+        { CONNECTION_STRING_SERVICE, HOST ";SharedAccessKeyName=p;SharedAccessKey=x",
+          "SharedAccessKey: not valid base64" },
         { CONNECTION_STRING_SERVICE, SERVICE ";ModuleId=m", "ModuleId: belongs to a device" },
         { CONNECTION_STRING_SERVICE, SERVICE ";GatewayHostName=m", "GatewayHostName: belongs to a device" },
         { CONNECTION_STRING_SERVICE, SERVICE ";x509=true", "x509: belongs to a device" },
@@ -152,7 +163,8 @@ TEST(no_error_quotes_a_secret) {
 
         for (unsigned i = 0; i < 50000; i++) {
                 _cleanup_(connection_string_done) ConnectionString s = {};
-                ConnectionStringKind kind = random_one_in(&random, 3) ? CONNECTION_STRING_SERVICE : CONNECTION_STRING_DEVICE;
+                ConnectionStringKind kind =
+                        random_one_in(&random, 3) ? CONNECTION_STRING_SERVICE : CONNECTION_STRING_DEVICE;
                 char in[200];
                 char *error = NULL;
 
@@ -197,7 +209,8 @@ TEST(what_is_formatted_parses_back) {
         };
 
         for (size_t i = 0; i < ELEMENTSOF(texts); i++) {
-                ConnectionStringKind kind = streq(texts[i], SERVICE) ? CONNECTION_STRING_SERVICE : CONNECTION_STRING_DEVICE;
+                ConnectionStringKind kind =
+                        streq(texts[i], SERVICE) ? CONNECTION_STRING_SERVICE : CONNECTION_STRING_DEVICE;
                 _cleanup_(connection_string_done) ConnectionString s = {};
                 _cleanup_(erase_and_freep) char *formatted = NULL;
 
@@ -209,7 +222,9 @@ TEST(what_is_formatted_parses_back) {
 }
 
 TEST(an_id_with_a_semicolon_has_no_connection_string) {
-        ConnectionString s = { .host_name = (char *) "h", .device_id = (char *) "a;b", .shared_access_key = (char *) KEY };
+        ConnectionString s = { .host_name = (char *) "h",
+                               .device_id = (char *) "a;b",
+                               .shared_access_key = (char *) KEY };
         char *formatted;
 
         assert_error(connection_string_format(&s, &formatted), -EINVAL);
@@ -242,7 +257,8 @@ TEST(hosts_and_ports_come_apart) {
                 { "h.example", "h.example", 8883 }, { "h:1", "h", 1 },          { "h:65535", "h", 65535 },
                 { "[::1]", "::1", 8883 },           { "[fe80::1]:443", "fe80::1", 443 },
         };
-        static const char *const bad[] = { "", ":1", "h:", "h:0", "h:65536", "h:x", "h:1:2", "::1", "[::1", "[]:1", "[::1]1", "[::1]:" };
+        static const char *const bad[] = { "",      ":1",  "h:",   "h:0",  "h:65536", "h:x",
+                                           "h:1:2", "::1", "[::1", "[]:1", "[::1]1",  "[::1]:" };
         char *host;
         unsigned port;
 

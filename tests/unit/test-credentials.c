@@ -85,7 +85,8 @@ TEST(a_connection_string_gives_the_whole_identity) {
         ck_assert_ptr_null(credentials_module_id(c));
         ck_assert_str_eq(credentials_client_id(c), "dev01");
         ck_assert_str_eq(credentials_topic_prefix(c), "devices/dev01/messages/events/");
-        ck_assert(startswith(credentials_user_name(c), "h.example/dev01/?api-version=2021-04-12&DeviceClientType=iothubd%2F"));
+        ck_assert(startswith(credentials_user_name(c),
+                             "h.example/dev01/?api-version=2021-04-12&DeviceClientType=iothubd%2F"));
 
         assert_ok(credentials_make_token(c, NOW + 999999, &token, &expiry));
         ck_assert_int_eq((int64_t) expiry, 1893456000);
@@ -100,8 +101,11 @@ TEST(a_module_behind_a_gateway) {
         _cleanup_(credentials_freep) Credentials *c = NULL;
         _cleanup_(erase_and_freep) char *token = NULL;
         CredentialsOptions options = {
-                .connection_string = "HostName=h.example;DeviceId=d;ModuleId=m;GatewayHostName=edge.local;SharedAccessKey=" KEY,
-                .product_info = "my/1", .model_id = "dtmi:x;1", .token_lifetime_usec = USEC_PER_HOUR,
+                .connection_string =
+                        "HostName=h.example;DeviceId=d;ModuleId=m;GatewayHostName=edge.local;SharedAccessKey=" KEY,
+                .product_info = "my/1",
+                .model_id = "dtmi:x;1",
+                .token_lifetime_usec = USEC_PER_HOUR,
         };
         uint64_t expiry;
 
@@ -182,9 +186,11 @@ TEST(a_problem_names_the_place_and_the_remedy) {
                 { "", { "/string is not usable", "empty" } },
                 { "\n", { "/string is not usable", "empty" } },
                 { KEY "\n", { "/string is not usable", "Part 1" } },
-                { "HostName=h.example;DeviceId=dev01;SharedAccessKey=" KEY "x", { "/string", "SharedAccessKey: not valid base64" } },
+                { "HostName=h.example;DeviceId=dev01;SharedAccessKey=" KEY "x",
+                  { "/string", "SharedAccessKey: not valid base64" } },
                 { "HostName=h.example;SharedAccessKeyName=iothubowner;SharedAccessKey=" KEY,
-                  { "/string", "SharedAccessKeyName: this is a connection string of a shared access policy", "iothubctl device" } },
+                  { "/string", "SharedAccessKeyName: this is a connection string of a shared access policy",
+                    "iothubctl device" } },
                 { "HostName=h.example;DeviceId=d;x509=true", { "/string", "x509=true", "SharedAccessKey" } },
                 { "HostName=h.example;DeviceId=a+b;SharedAccessKey=" KEY, { "/string", "+ or #" } },
                 { DEVICE "\n" DEVICE "\n", { "/string", "line break" } },
@@ -201,7 +207,8 @@ TEST(a_problem_names_the_place_and_the_remedy) {
                 c = open_credentials(NULL, path);
                 ck_assert_ptr_nonnull(credentials_problem(c));
                 for (size_t k = 0; k < 3 && table[i].says[k]; k++)
-                        ck_assert_msg(strstr(credentials_problem(c), table[i].says[k]), "%zu: %s", i, credentials_problem(c));
+                        ck_assert_msg(strstr(credentials_problem(c), table[i].says[k]), "%zu: %s", i,
+                                      credentials_problem(c));
                 assert_no_secret(credentials_problem(c));
                 logged = log_text();
                 assert_no_secret(logged);

@@ -78,7 +78,8 @@ TEST(sizes_of_the_vectors) {
                 for (size_t k = 0; k < json_object_array_length(pairs); k++) {
                         struct json_object *pair = json_object_array_get_idx(pairs, k);
 
-                        assert_ok(property_bag_add(&properties, json_object_get_string(json_object_array_get_idx(pair, 0)),
+                        assert_ok(property_bag_add(&properties,
+                                                   json_object_get_string(json_object_array_get_idx(pair, 0)),
                                                    json_object_get_string(json_object_array_get_idx(pair, 1))));
                 }
                 for (int above = 0; above < 2; above++) {
@@ -127,7 +128,8 @@ TEST(everything_that_travels_counts) {
 }
 
 TEST(message_ids_are_1_to_128_of_their_alphabet) {
-        static const char allowed[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-:.+%_#*?!(),=@;$'";
+        static const char allowed[] =
+                "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-:.+%_#*?!(),=@;$'";
         HubMessage m = plain();
         char id[HUB_MESSAGE_ID_MAX + 2];
 
@@ -152,15 +154,18 @@ TEST(message_ids_are_1_to_128_of_their_alphabet) {
 }
 
 TEST(texts_are_utf8_without_control_characters) {
-        static const char *const bad[] = { "a\tb", "\n", "\x7f", "\x1f", "\xff", "\xc3", "\xed\xa0\x80", "\xc2\x80", "a\xc2\x9f" },
-                                *const good[] = { "", "application/json;charset=utf-8", "é€😀", "\xc2\xa0", " ~" };
+        static const char *const bad[] = { "a\tb", "\n",           "\x7f",     "\x1f",     "\xff",
+                                           "\xc3", "\xed\xa0\x80", "\xc2\x80", "a\xc2\x9f" },
+                                 *const good[] = { "", "application/json;charset=utf-8", "é€😀", "\xc2\xa0", " ~" };
 
         for (size_t i = 0; i < ELEMENTSOF(bad) + ELEMENTSOF(good); i++) {
                 const char *s = i < ELEMENTSOF(bad) ? bad[i] : good[i - ELEMENTSOF(bad)];
                 struct {
                         const char *field;
                         HubMessage m;
-                } table[] = { { "correlationId", plain() }, { "contentType", plain() }, { "contentEncoding", plain() } };
+                } table[] = { { "correlationId", plain() },
+                              { "contentType", plain() },
+                              { "contentEncoding", plain() } };
 
                 table[0].m.correlation_id = table[1].m.content_type = table[2].m.content_encoding = s;
                 for (size_t k = 0; k < ELEMENTSOF(table); k++)
@@ -267,7 +272,8 @@ TEST(the_topic_may_have_65535_bytes_encoded) {
 }
 
 static char *random_text(Random *random, size_t n_max) {
-        static const char *const pieces[] = { "a", "Z", "0", "&", "=", "%", "+", " ", "/", "?", "$", "#", "~", "é", "€", "😀" };
+        static const char *const pieces[] = { "a", "Z", "0", "&", "=", "%", "+", " ",
+                                              "/", "?", "$", "#", "~", "é", "€", "😀" };
         size_t n = random_below(random, n_max);
         Buffer b = {};
 

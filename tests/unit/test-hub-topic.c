@@ -98,14 +98,24 @@ TEST(outbound_topics_parse) {
                 const char *topic;
                 HubTopic t;
         } table[] = {
-                { "devices/d/messages/events/", { .kind = HUB_TOPIC_TELEMETRY, .device_id = (char *) "d", .bag = (char *) "" } },
-                { "devices/d/messages/events", { .kind = HUB_TOPIC_TELEMETRY, .device_id = (char *) "d", .bag = (char *) "" } },
-                { "devices/d/messages/events/a=%2F&b", { .kind = HUB_TOPIC_TELEMETRY, .device_id = (char *) "d", .bag = (char *) "a=%2F&b" } },
-                { "devices/d/messages/events/a=1/", { .kind = HUB_TOPIC_TELEMETRY, .device_id = (char *) "d", .bag = (char *) "a=1" } },
-                { "devices/d/modules/m/messages/events/a=1", { .kind = HUB_TOPIC_TELEMETRY, .device_id = (char *) "d", .module_id = (char *) "m", .bag = (char *) "a=1" } },
-                { "$iothub/methods/res/200/?$rid=1f", { .kind = HUB_TOPIC_METHOD_RESPONSE, .status = 200, .rid = (char *) "1f" } },
+                { "devices/d/messages/events/",
+                  { .kind = HUB_TOPIC_TELEMETRY, .device_id = (char *) "d", .bag = (char *) "" } },
+                { "devices/d/messages/events",
+                  { .kind = HUB_TOPIC_TELEMETRY, .device_id = (char *) "d", .bag = (char *) "" } },
+                { "devices/d/messages/events/a=%2F&b",
+                  { .kind = HUB_TOPIC_TELEMETRY, .device_id = (char *) "d", .bag = (char *) "a=%2F&b" } },
+                { "devices/d/messages/events/a=1/",
+                  { .kind = HUB_TOPIC_TELEMETRY, .device_id = (char *) "d", .bag = (char *) "a=1" } },
+                { "devices/d/modules/m/messages/events/a=1",
+                  { .kind = HUB_TOPIC_TELEMETRY,
+                    .device_id = (char *) "d",
+                    .module_id = (char *) "m",
+                    .bag = (char *) "a=1" } },
+                { "$iothub/methods/res/200/?$rid=1f",
+                  { .kind = HUB_TOPIC_METHOD_RESPONSE, .status = 200, .rid = (char *) "1f" } },
                 { "$iothub/twin/GET/?$rid=7", { .kind = HUB_TOPIC_TWIN_GET, .rid = (char *) "7" } },
-                { "$iothub/twin/PATCH/properties/reported/?$rid=8", { .kind = HUB_TOPIC_TWIN_REPORTED, .rid = (char *) "8" } },
+                { "$iothub/twin/PATCH/properties/reported/?$rid=8",
+                  { .kind = HUB_TOPIC_TWIN_REPORTED, .rid = (char *) "8" } },
         };
 
         for (size_t i = 0; i < ELEMENTSOF(table); i++) {

@@ -67,7 +67,8 @@ TEST(sizes_are_powers_of_1024) {
                 { "16777215T", UINT64_C(16777215) << 40 },
                 { "18446744073709551615", UINT64_MAX },
         };
-        static const char *const bad[] = { "", "K", "-1K", "1k", "1KB", "1BiB", "1Ki", "1KiBx", "1 K", " 1K", "1.5M", "1P" };
+        static const char *const bad[] = { "",    "K",     "-1K", "1k",  "1KB",  "1BiB",
+                                           "1Ki", "1KiBx", "1 K", " 1K", "1.5M", "1P" };
         uint64_t v;
 
         for (size_t i = 0; i < ELEMENTSOF(good); i++) {

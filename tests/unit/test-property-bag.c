@@ -159,7 +159,8 @@ TEST(the_spellings_of_other_sdks_mean_the_same) {
 }
 
 static char *random_text(Random *random, bool may_be_empty) {
-        static const char *const pieces[] = { "a", "Z", "0", "&", "=", "%", "+", " ", "/", "?", "$.", "#", "~", "é", "€", "😀", "\t", "\x7f" };
+        static const char *const pieces[] = { "a", "Z",  "0", "&", "=", "%", "+", " ",  "/",
+                                              "?", "$.", "#", "~", "é", "€", "😀", "\t", "\x7f" };
         size_t n = random_below(random, 12) + !may_be_empty;
         Buffer b = {};
 
@@ -218,7 +219,8 @@ TEST(any_bytes_decode_to_text_or_not_at_all) {
 }
 
 TEST(texts_that_are_no_bag_are_refused) {
-        static const char *const bad[] = { "a=%", "a=%4", "a=%zz", "%G0=1", "a=1&b=%", "a=%00", "%00=a", "a=%FF", "a=%C3", "\xff=1" };
+        static const char *const bad[] = { "a=%",   "a=%4",  "a=%zz", "%G0=1", "a=1&b=%",
+                                           "a=%00", "%00=a", "a=%FF", "a=%C3", "\xff=1" };
 
         for (size_t i = 0; i < ELEMENTSOF(bad); i++) {
                 PropertyBag bag = {};

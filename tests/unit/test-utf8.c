@@ -7,7 +7,11 @@
 
 static bool plain_is_valid(const uint8_t *p, size_t n) {
         while (n > 0) {
-                unsigned length = p[0] < 0x80 ? 1 : (p[0] >> 5) == 6 ? 2 : (p[0] >> 4) == 14 ? 3 : (p[0] >> 3) == 30 ? 4 : 0;
+                unsigned length = p[0] < 0x80         ? 1
+                                  : (p[0] >> 5) == 6  ? 2
+                                  : (p[0] >> 4) == 14 ? 3
+                                  : (p[0] >> 3) == 30 ? 4
+                                                      : 0;
                 static const uint32_t smallest[] = { 0, 0, 0x80, 0x800, 0x10000 };
                 uint32_t code;
 
@@ -76,7 +80,8 @@ TEST(a_fault_is_found_at_every_place) {
                 }
                 for (unsigned k = 0; k < 20000; k++) {
                         for (size_t i = 0; i < n; i++)
-                                text[i] = random_one_in(&random, 6) ? (uint8_t) (0x80 + random_below(&random, 128)) : 'a';
+                                text[i] =
+                                        random_one_in(&random, 6) ? (uint8_t) (0x80 + random_below(&random, 128)) : 'a';
                         check(text, n);
                 }
         }

@@ -83,7 +83,7 @@ struct Sender {
 
         DaemonReply failure; /* what stopped the pipeline */
         unsigned n_gaps;     /* in a row */
-        bool was_connected, in_doubt, told_pause, told_lost;
+        bool was_connected, in_doubt, told_pause, told_lost, limited;
         usec_t retry_at, retry_delay;
         usec_t progress_at; /* something was accepted, or began to wait for it */
         int exit_code;
@@ -231,8 +231,7 @@ static int batch_add_mark(Batch *b, uint64_t line) {
         return 0;
 }
 
-/* The counter of "%n" numbers what was added, refused ones too: they were sent with their number.
- */
+/* "%n" counts what was added, refused messages too: they were sent with their number. */
 static uint64_t next_number(const Sender *s) {
         return s->n_accepted + s->n_refused + s->n_pending + 1;
 }
@@ -314,7 +313,10 @@ static void accept_head(Sender *s) {
         s->progress_at = now_usec(CLOCK_MONOTONIC);
         s->retry_delay = RETRY_MIN_USEC;
         s->n_gaps = 0;
-        s->told_pause = false;
+        s->told_pause = s->limited = false;
+        if (s->told_lost)
+                say_error("Connected to iothubd again");
+        s->told_lost = false;
 }
 
 static void cut_message(Sender *s, size_t index) {
@@ -430,6 +432,13 @@ static void resumed(Sender *s, const DaemonReply *reply) {
                 start_over(s);
 }
 
+/* Longer each time until something is accepted: a daemon that is shutting down takes connections
+ * and then refuses every call. */
+static void delay_retry(Sender *s) {
+        s->retry_at = usec_add(now_usec(CLOCK_MONOTONIC), s->retry_delay);
+        s->retry_delay = MIN(2 * s->retry_delay, RETRY_MAX_USEC);
+}
+
 /* Only when something waits for it, and once. */
 static void tell_lost(Sender *s) {
         if (!s->head || s->told_lost)
@@ -446,7 +455,7 @@ static void reconnect(Sender *s) {
         s->n_calls = 0;
         s->unsent = s->head;
         s->state = SENDER_CONNECTING;
-        s->retry_at = usec_add(now_usec(CLOCK_MONOTONIC), s->retry_delay);
+        delay_retry(s);
         daemon_reply_done(&s->failure);
 }
 
@@ -455,8 +464,7 @@ static void pause_sending(Sender *s, const char *what, const char *reason) {
                 say_error("%s (%s), waiting", what, strempty(reason));
         s->told_pause = true;
         s->state = SENDER_PAUSED;
-        s->retry_at = usec_add(now_usec(CLOCK_MONOTONIC), s->retry_delay);
-        s->retry_delay = MIN(2 * s->retry_delay, RETRY_MAX_USEC);
+        delay_retry(s);
 }
 
 static void refused(Sender *s, const char *reason) {
@@ -488,9 +496,10 @@ static void deal_with_failure(Sender *s) {
                 refused(s, reason);
         else if (streq(name, "OutboxFull") && s->options.wait_when_full)
                 pause_sending(s, "The outbox is full", reason);
-        else if (streq(name, "LimitExceeded"))
+        else if (streq(name, "LimitExceeded")) {
+                s->limited = true;
                 pause_sending(s, "iothubd wants less at once", reason);
-        else if (streq(name, "ShuttingDown"))
+        } else if (streq(name, "ShuttingDown"))
                 return reconnect(s);
         else if (streq(name, "StreamGap") && s->n_gaps++ < GAPS_IN_A_ROW_MAX)
                 ask_resume(s);
@@ -553,14 +562,21 @@ static bool worth_retrying(const Sender *s, int error) {
         return error == -ECONNREFUSED || error == -EAGAIN || (error == -ENOENT && s->was_connected);
 }
 
-static usec_t give_up_at(const Sender *s) {
-        usec_t limit = s->options.timeout_usec;
+/* How long we go on without progress. */
+static usec_t patience(const Sender *s) {
+        if (s->options.timeout_usec != USEC_INFINITY)
+                return s->options.timeout_usec;
+        if (!s->was_connected)
+                return DAEMON_RETRY_START_USEC;
+        /* A limit that doesn't give way in that time never will; a full outbox, a slow disk may. */
+        return s->state == SENDER_CONNECTING || s->limited ? DAEMON_RETRY_MIDSTREAM_USEC :
+                                                             USEC_INFINITY;
+}
 
+static usec_t give_up_at(const Sender *s) {
         if (!s->head && s->was_connected)
                 return USEC_INFINITY; /* nothing is late */
-        if (limit == USEC_INFINITY && s->state == SENDER_CONNECTING)
-                limit = s->was_connected ? DAEMON_RETRY_MIDSTREAM_USEC : DAEMON_RETRY_START_USEC;
-        return usec_add(s->progress_at, limit);
+        return usec_add(s->progress_at, patience(s));
 }
 
 static void try_connect(Sender *s, usec_t now) {
@@ -577,9 +593,7 @@ static void try_connect(Sender *s, usec_t now) {
                 }
                 if (s->was_connected)
                         tell_lost(s);
-                s->retry_at = usec_add(now, s->retry_delay);
-                s->retry_delay = MIN(2 * s->retry_delay, RETRY_MAX_USEC);
-                return;
+                return delay_retry(s);
         }
 
         s->told_pause = false;
@@ -587,9 +601,6 @@ static void try_connect(Sender *s, usec_t now) {
                 s->was_connected = true;
                 return start_over(s);
         }
-        if (s->told_lost)
-                say_error("Connected to iothubd again");
-        s->told_lost = false;
         ask_resume(s);
 }
 
@@ -601,7 +612,7 @@ static void check_timeout(Sender *s, usec_t now) {
                 return;
         say_error("%s for %s, giving up",
                   s->told_pause ? "There was no room" : "iothubd accepted nothing",
-                  format_timespan(span, sizeof(span), s->options.timeout_usec));
+                  format_timespan(span, sizeof(span), patience(s)));
         fail(s, EXIT_TRY_AGAIN);
 }
 

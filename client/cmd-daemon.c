@@ -39,19 +39,21 @@ static void print_time(const char *name, const char *before, uint64_t realtime_u
                                      usec_sub(now_usec(CLOCK_REALTIME), realtime_usec)));
 }
 
-static void print_connection(struct json_object *o) {
+/* "connected since 2026-01-31T07:08:09.123Z (5min 2s ago)", as far as it is known. */
+static void print_since(const char *name, const char *what, struct json_object *o,
+                        const char *field) {
+        _cleanup_free_ char *before = NULL;
         uint64_t since;
 
-        if (json_get_u64(o, "connectionSinceUSec", &since) > 0) {
-                _cleanup_free_ char *before = NULL;
+        if (json_get_u64(o, field, &since) <= 0)
+                return print_field(name, what);
+        if (asprintf(&before, "%s since ", strempty(what)) < 0)
+                before = NULL;
+        print_time(name, strempty(before), since);
+}
 
-                if (asprintf(&before, "%s since ", strempty(get_text(o, "connectionState"))) < 0) {
-                        before = NULL;
-                        return;
-                }
-                print_time("Connection", before, since);
-        } else
-                print_field("Connection", get_text(o, "connectionState"));
+static void print_connection(struct json_object *o) {
+        print_since("Connection", get_text(o, "connectionState"), o, "connectionSinceUSec");
         print_field("Hub", get_text(o, "hub"));
         print_field("Device", get_text(o, "device"));
         if (get_text(o, "module"))
@@ -154,6 +156,7 @@ static int print_status(struct json_object *o) {
         print_retry(o);
         print_books(o);
         print_outbox(o);
+        print_since("Daemon", get_text(o, "version"), o, "startedUSec");
         return print_lanes(o);
 }
 

@@ -21,7 +21,8 @@ void __asan_init(void);
 #define CONFIG "broker.conf"
 #define PLUGIN "hub-mqtt.so"
 
-/* Larger than any message that the hub takes, with its topic; beyond it the broker cuts without reading on. */
+/* Larger than any message that the hub takes, with its topic; beyond it the broker cuts without
+ * reading on. */
 #define PACKET_BYTES_MAX (384U * 1024U)
 
 /* Beside the program, as in the build tree, or where it is installed. */
@@ -53,7 +54,8 @@ static int find_plugin(char **ret) {
 }
 
 static int find_mosquitto(char **ret) {
-        static const char *const folders[] = { "/usr/sbin", "/usr/local/sbin", "/usr/bin", "/usr/local/bin" };
+        static const char *const folders[] = { "/usr/sbin", "/usr/local/sbin", "/usr/bin",
+                                               "/usr/local/bin" };
 
         for (size_t i = 0; i < ELEMENTSOF(folders); i++) {
                 _cleanup_free_ char *path = NULL;
@@ -90,8 +92,10 @@ static int write_config(const BrokerOptions *o, const char *plugin) {
                            "log_timestamp false\n"
                            "log_dest stderr\n"
                            "log_type error\n",
-                           PACKET_BYTES_MAX, plugin, o->host, o->secret, o->token_grace_sec, READY_FD);
-        /* As root it would change to a user who may not read the state; that also clears the death signal. */
+                           PACKET_BYTES_MAX, plugin, o->host, o->secret, o->token_grace_sec,
+                           READY_FD);
+        /* As root it would change to a user who may not read the state; that also clears the death
+         * signal. */
         if (r >= 0 && geteuid() == 0)
                 r = buffer_append_string(&b, "user root\n");
         if (r >= 0)
@@ -137,7 +141,8 @@ static void run_broker(const char *mosquitto, int ready_fd, pid_t parent) {
         _exit(127);
 }
 
-int broker_start(const BrokerOptions *o, pid_t *ret_pid, int *ret_ready_fd, const char **reterr_what) {
+int broker_start(const BrokerOptions *o, pid_t *ret_pid, int *ret_ready_fd,
+                 const char **reterr_what) {
         _cleanup_free_ char *plugin = NULL, *mosquitto = NULL;
         _cleanup_close_ int ready_fd = -EBADF, child_fd = -EBADF;
         int fds[2], r;

@@ -15,8 +15,9 @@ typedef struct BrokerOptions {
         uint64_t token_grace_sec;
 } BrokerOptions;
 
-/* Writes broker.conf into the working directory and starts the broker there. It dies with this process, even
- * by SIGKILL. *ret_ready_fd becomes readable: a newline when the broker listens, the end of file when it
- * could not start. 0, -ENOENT (no mosquitto, or our plugin is missing: *reterr_what tells), -ENOMEM or
- * -errno. */
-int broker_start(const BrokerOptions *o, pid_t *ret_pid, int *ret_ready_fd, const char **reterr_what);
+/* Writes broker.conf into the working directory and starts the broker there. It dies with this
+ * process, even by SIGKILL. *ret_ready_fd becomes readable: a newline when the broker listens, the
+ * end of file when it could not start. 0, -ENOENT (no mosquitto, or our plugin is missing:
+ * *reterr_what tells), -ENOMEM or -errno. */
+int broker_start(const BrokerOptions *o, pid_t *ret_pid, int *ret_ready_fd,
+                 const char **reterr_what);

@@ -45,7 +45,8 @@ static int read_bio(int dir_fd, const char *name, BIO **ret) {
 }
 
 /* -ENOENT when either is missing. */
-static int load_pair(int dir_fd, const char *certificate, const char *key, X509 **ret, EVP_PKEY **ret_key) {
+static int load_pair(int dir_fd, const char *certificate, const char *key, X509 **ret,
+                     EVP_PKEY **ret_key) {
         _cleanup_(BIO_freep) BIO *b = NULL, *b_key = NULL;
         _cleanup_(X509_freep) X509 *x = NULL;
         _cleanup_(EVP_PKEY_freep) EVP_PKEY *k = NULL;
@@ -113,7 +114,8 @@ static int begin_certificate(X509 *x, EVP_PKEY *key, const char *common_name, in
             ASN1_INTEGER_set_uint64(X509_get_serialNumber(x), serial) != 1 ||
             /* From yesterday on, for clients whose clocks are a little behind. */
             !X509_gmtime_adj(X509_getm_notBefore(x), -DAY_SEC) ||
-            !X509_gmtime_adj(X509_getm_notAfter(x), (long) days * DAY_SEC) || X509_set_pubkey(x, key) != 1 ||
+            !X509_gmtime_adj(X509_getm_notAfter(x), (long) days * DAY_SEC) ||
+            X509_set_pubkey(x, key) != 1 ||
             X509_NAME_add_entry_by_txt(X509_get_subject_name(x), "CN", MBSTRING_UTF8,
                                        (const unsigned char *) common_name, -1, -1, 0) != 1)
                 return -EIO;
@@ -133,7 +135,8 @@ static int make_ca(int dir_fd, X509 **ret, EVP_PKEY **ret_key) {
         if (X509_set_issuer_name(x, X509_get_subject_name(x)) != 1 ||
             add_extension(x, x, NID_basic_constraints, "critical,CA:TRUE,pathlen:0") < 0 ||
             add_extension(x, x, NID_key_usage, "critical,keyCertSign,cRLSign") < 0 ||
-            add_extension(x, x, NID_subject_key_identifier, "hash") < 0 || X509_sign(x, k, EVP_sha256()) == 0)
+            add_extension(x, x, NID_subject_key_identifier, "hash") < 0 ||
+            X509_sign(x, k, EVP_sha256()) == 0)
                 return -EIO;
         r = store_pair(dir_fd, CERTIFICATES_CA, CA_KEY, x, k);
         if (r < 0)

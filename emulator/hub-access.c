@@ -17,9 +17,11 @@ static int segment_matches(const char *a, size_t n_a, const char *b, size_t n_b,
 
         if (same(a, n_a, b, n_b, fold_case))
                 return 1;
-        if (percent_decode(a, n_a, &decoded_a, &n_da) < 0 || percent_decode(b, n_b, &decoded_b, &n_db) < 0)
+        if (percent_decode(a, n_a, &decoded_a, &n_da) < 0 ||
+            percent_decode(b, n_b, &decoded_b, &n_db) < 0)
                 return 0;
-        return same(decoded_a, n_da, b, n_b, fold_case) || same(a, n_a, decoded_b, n_db, fold_case) ||
+        return same(decoded_a, n_da, b, n_b, fold_case) ||
+               same(a, n_a, decoded_b, n_db, fold_case) ||
                same(decoded_a, n_da, decoded_b, n_db, fold_case);
 }
 
@@ -117,7 +119,8 @@ static int check_token(Hub *h, const char *text, const char *path, bool fold_cas
         if (r == -ENOMEM)
                 return r;
         if (r < 0) {
-                *reterr_reason = "the token is none: SharedAccessSignature sr=..&sig=..&se=.. is needed";
+                *reterr_reason = "the token is none: SharedAccessSignature sr=..&sig=..&se=.. is "
+                                 "needed";
                 return -EACCES;
         }
         if (t->se_sec <= now_usec / USEC_PER_SEC) {
@@ -136,8 +139,8 @@ static int check_token(Hub *h, const char *text, const char *path, bool fold_cas
         return 0;
 }
 
-int hub_access_service(Hub *h, const char *authorization, const char *path, HubRight right, usec_t now_usec,
-                       const char **reterr_reason) {
+int hub_access_service(Hub *h, const char *authorization, const char *path, HubRight right,
+                       usec_t now_usec, const char **reterr_reason) {
         _cleanup_(sas_token_done) SasToken t = { 0 };
         int r;
 
@@ -182,7 +185,8 @@ static int check_user_name(Hub *h, const HubCredentials *c, const char **reterr_
         return -EACCES;
 }
 
-static int check_certificate(const HubDevice *d, const HubCredentials *c, const char **reterr_reason) {
+static int check_certificate(const HubDevice *d, const HubCredentials *c,
+                             const char **reterr_reason) {
         const char *known[] = { d->primary_thumbprint, d->secondary_thumbprint };
 
         if (!c->sha256) {
@@ -190,13 +194,15 @@ static int check_certificate(const HubDevice *d, const HubCredentials *c, const 
                 return -EACCES;
         }
         for (size_t i = 0; i < ELEMENTSOF(known); i++)
-                if (known[i] && (strcasecmp(known[i], c->sha1) == 0 || strcasecmp(known[i], c->sha256) == 0))
+                if (known[i] &&
+                    (strcasecmp(known[i], c->sha1) == 0 || strcasecmp(known[i], c->sha256) == 0))
                         return 0;
         *reterr_reason = "the certificate's thumbprint is not the device's";
         return -EACCES;
 }
 
-/* A device's key speaks for the device alone, so the resource must name it; the bare hub needs a policy. */
+/* A device's key speaks for the device alone, so the resource must name it; the bare hub needs a
+ * policy. */
 static bool names_the_device(const SasToken *t) {
         return strchr(t->sr, '/') || strcasestr(t->sr, "%2f");
 }
@@ -224,7 +230,8 @@ static int check_device_token(Hub *h, const HubDevice *d, const HubCredentials *
                 if (r < 0)
                         return r == -EPERM ? -EACCES : r;
         } else {
-                r = names_the_device(&t) ? signed_by_either(&t, d->primary_key, d->secondary_key) : 0;
+                r = names_the_device(&t) ? signed_by_either(&t, d->primary_key, d->secondary_key)
+                                         : 0;
                 if (r < 0)
                         return r;
                 if (r == 0) {
@@ -232,7 +239,8 @@ static int check_device_token(Hub *h, const HubDevice *d, const HubCredentials *
                         return -EACCES;
                 }
         }
-        *ret_expires_usec = t.se_sec > UINT64_MAX / USEC_PER_SEC ? USEC_INFINITY : t.se_sec * USEC_PER_SEC;
+        *ret_expires_usec = t.se_sec > UINT64_MAX / USEC_PER_SEC ? USEC_INFINITY
+                                                                 : t.se_sec * USEC_PER_SEC;
         return 0;
 }
 
@@ -264,11 +272,10 @@ int hub_access_device(Hub *h, const HubCredentials *c, usec_t now_usec, HubAdmis
         case HUB_DEVICE_AUTH_SAS:
                 r = check_device_token(h, &d, c, now_usec, &expires_usec, reterr_reason);
                 break;
-        case HUB_DEVICE_AUTH_SELF_SIGNED:
-                r = check_certificate(&d, c, reterr_reason);
-                break;
+        case HUB_DEVICE_AUTH_SELF_SIGNED: r = check_certificate(&d, c, reterr_reason); break;
         default:
-                *reterr_reason = "devices with certificates of a registered CA are not supported here";
+                *reterr_reason = "devices with certificates of a registered CA are not supported "
+                                 "here";
                 r = -EACCES;
         }
         if (r < 0)

@@ -10,7 +10,7 @@
 #include "lib/parse-util.h"
 
 #define KEY_BYTES 32U     /* what the hub makes */
-#define KEY_BYTES_MIN 16U /* what it takes: reference of the registry, "Invalid device key length" */
+#define KEY_BYTES_MIN 16U /* what it takes, else "Invalid device key length" */
 #define KEY_BYTES_MAX 64U
 #define SHA1_HEX 40U
 #define SHA256_HEX 64U
@@ -162,7 +162,8 @@ static int read_keys(struct json_object *authentication, HubDevice *d, const cha
         return 0;
 }
 
-static int read_thumbprints(struct json_object *authentication, HubDevice *d, const char **reterr_text) {
+static int read_thumbprints(struct json_object *authentication, HubDevice *d,
+                            const char **reterr_text) {
         struct json_object *x509;
         int r;
 
@@ -170,7 +171,8 @@ static int read_thumbprints(struct json_object *authentication, HubDevice *d, co
         if (r > 0) {
                 r = read_text(x509, "primaryThumbprint", SHA256_HEX, &d->primary_thumbprint);
                 if (r >= 0)
-                        r = read_text(x509, "secondaryThumbprint", SHA256_HEX, &d->secondary_thumbprint);
+                        r = read_text(x509, "secondaryThumbprint", SHA256_HEX,
+                                      &d->secondary_thumbprint);
         }
         if (r == -ENOMEM)
                 return r;
@@ -204,8 +206,9 @@ static int read_authentication(struct json_object *o, HubDevice *d, const char *
         r = json_get_string(authentication, "type", &type, &n);
         if (r == 0) {
                 /* Clients of older versions send no type: thumbprints tell it. */
-                d->auth = d->primary_thumbprint || d->secondary_thumbprint ? HUB_DEVICE_AUTH_SELF_SIGNED
-                                                                          : HUB_DEVICE_AUTH_SAS;
+                d->auth = d->primary_thumbprint || d->secondary_thumbprint
+                                          ? HUB_DEVICE_AUTH_SELF_SIGNED
+                                          : HUB_DEVICE_AUTH_SAS;
                 return 0;
         }
         for (HubDeviceAuth a = 0; r > 0 && a < _HUB_DEVICE_AUTH_MAX; a++)
@@ -213,7 +216,8 @@ static int read_authentication(struct json_object *o, HubDevice *d, const char *
                         d->auth = a;
                         return 0;
                 }
-        *reterr_text = "DeviceAuthenticationTypeIsMissing: sas, selfSigned or certificateAuthority is needed";
+        *reterr_text = "DeviceAuthenticationTypeIsMissing: sas, selfSigned or certificateAuthority "
+                       "is needed";
         return -EINVAL;
 }
 
@@ -294,7 +298,8 @@ static int add_authentication(struct json_object *o, const HubDevice *d) {
         struct json_object *keys = json_object_new_object();
         struct json_object *x509 = json_object_new_object();
 
-        if (!a || json_add(a, "symmetricKey", keys) < 0 || json_add(a, "x509Thumbprint", x509) < 0 ||
+        if (!a || json_add(a, "symmetricKey", keys) < 0 ||
+            json_add(a, "x509Thumbprint", x509) < 0 ||
             add_text_or_null(keys, "primaryKey", d->primary_key) < 0 ||
             add_text_or_null(keys, "secondaryKey", d->secondary_key) < 0 ||
             add_text_or_null(x509, "primaryThumbprint", d->primary_thumbprint) < 0 ||
@@ -310,10 +315,14 @@ int hub_device_to_json(const HubDevice *d, bool with_z, struct json_object **ret
         struct json_object *capabilities = json_object_new_object();
         char generation[21];
 
-        (void) snprintf(generation, sizeof(generation), "%" PRIu64, d->generation); /* always fits */
-        if (!o || hub_etag_format(d->etag, &etag) < 0 || json_add_string(o, "deviceId", d->id) < 0 ||
-            json_add_string(o, "generationId", generation) < 0 || json_add_string(o, "etag", etag) < 0 ||
-            json_add_string(o, "connectionState", d->connected ? "Connected" : "Disconnected") < 0 ||
+        /* Always fits. */
+        (void) snprintf(generation, sizeof(generation), "%" PRIu64, d->generation);
+        if (!o || hub_etag_format(d->etag, &etag) < 0 ||
+            json_add_string(o, "deviceId", d->id) < 0 ||
+            json_add_string(o, "generationId", generation) < 0 ||
+            json_add_string(o, "etag", etag) < 0 ||
+            json_add_string(o, "connectionState", d->connected ? "Connected" : "Disconnected") <
+                            0 ||
             json_add_string(o, "status", d->enabled ? "enabled" : "disabled") < 0 ||
             add_text_or_null(o, "statusReason", d->status_reason) < 0 ||
             add_time(o, "connectionStateUpdatedTime", d->connection_updated_usec, with_z) < 0 ||

@@ -24,10 +24,10 @@ typedef struct HubDevice {
         uint64_t generation; /* ticks of 100 ns since year 1, at the creation */
         uint64_t etag;       /* rises with every write of an identity */
         bool enabled;
-        char *status_reason; /* or NULL */
+        char *status_reason;        /* or NULL */
         usec_t status_updated_usec; /* realtime; 0: never */
         HubDeviceAuth auth;
-        char *primary_key, *secondary_key; /* base64; both or neither */
+        char *primary_key, *secondary_key;               /* base64; both or neither */
         char *primary_thumbprint, *secondary_thumbprint; /* hex, or NULL */
         bool iot_edge;
 
@@ -42,15 +42,17 @@ void hub_device_done(HubDevice *d);
 /* 0 or -ENOMEM. */
 int hub_device_copy(const HubDevice *d, HubDevice *ret);
 
-/* Reads what a client may set: id, status, reason, authentication, capabilities. Unknown and read-only fields
- * are ignored, as the hub does. 0, -EINVAL (*reterr_text: static text for people) or -ENOMEM. */
+/* Reads what a client may set: id, status, reason, authentication, capabilities. Unknown and
+ * read-only fields are ignored, as the hub does. 0, -EINVAL (*reterr_text: static text for people)
+ * or -ENOMEM. */
 int hub_device_from_json(struct json_object *o, HubDevice *ret, const char **reterr_text);
 
-/* The object as the hub writes it. with_z: the answer to a create leaves the Z of its times away, all others
- * have it. 0 or -ENOMEM; *ret is the caller's. */
+/* The object as the hub writes it. with_z: the answer to a create leaves the Z of its times away,
+ * all others have it. 0 or -ENOMEM; *ret is the caller's. */
 int hub_device_to_json(const HubDevice *d, bool with_z, struct json_object **ret);
 
-/* Fills in fresh random keys where a device that signs has none. 0, -ENOMEM or -EIO (no randomness). */
+/* Fills in fresh random keys where a device that signs has none. 0, -ENOMEM or -EIO (no
+ * randomness). */
 int hub_device_make_keys(HubDevice *d);
 
 /* 32 random bytes as base64, the caller's (erase it). 0, -ENOMEM or -EIO. */

@@ -11,18 +11,12 @@ static const struct {
         const char *key;
         const char *name;
 } system_names[] = {
-        { "$.mid", "messageId" },
-        { "$.cid", "correlationId" },
-        { "$.uid", "userId" },
-        { "$.ct", "contentType" },
-        { "$.ce", "contentEncoding" },
-        { "$.ctime", "creationTimeUtc" },
-        { "$.exp", "expiryTimeUtc" },
-        { "$.to", "to" },
-        { "$.sub", "dt-subject" },
-        { "$.ifid", "interfaceId" },
-        { "$.on", "outputName" },
-        { "$.schema", "messageSchema" },
+        { "$.mid", "messageId" },      { "$.cid", "correlationId" },
+        { "$.uid", "userId" },         { "$.ct", "contentType" },
+        { "$.ce", "contentEncoding" }, { "$.ctime", "creationTimeUtc" },
+        { "$.exp", "expiryTimeUtc" },  { "$.to", "to" },
+        { "$.sub", "dt-subject" },     { "$.ifid", "interfaceId" },
+        { "$.on", "outputName" },      { "$.schema", "messageSchema" },
 };
 
 static int append_literal(Buffer *out, const char *s) {
@@ -42,7 +36,8 @@ static int append_string(Buffer *out, const char *s, size_t n) {
                         continue;
                 r = buffer_append(out, s + from, i - from);
                 if (r >= 0)
-                        r = c >= 0x20 ? buffer_appendf(out, "\\%c", c) : buffer_appendf(out, "\\u%04x", c);
+                        r = c >= 0x20 ? buffer_appendf(out, "\\%c", c)
+                                      : buffer_appendf(out, "\\u%04x", c);
                 from = i + 1;
         }
         if (r >= 0)
@@ -124,7 +119,8 @@ static int append_body(Buffer *out, const void *body, size_t n) {
         return r;
 }
 
-/* Body, values of system properties, names and values of application properties, decoded: the hub's rule. */
+/* Body, values of system properties, names and values of application properties, decoded: the hub's
+ * rule. */
 static size_t counted_size(const HubEvent *e, const PropertyBag *bag) {
         size_t n = e->body_size;
 

@@ -16,12 +16,12 @@
 #include "lib/fd-util.h"
 #include "lib/time-util.h"
 
-/* Each connection has two descriptors, both watched edge-triggered for reading and writing from the start, so
- * no epoll_ctl() is needed later. An event only says that a direction may move again; what can move is moved
- * until nothing can, or until the connection had its turn. */
+/* Each connection has two descriptors, both watched edge-triggered for reading and writing from the
+ * start, so no epoll_ctl() is needed later. An event only says that a direction may move again;
+ * what can move is moved until nothing can, or until the connection had its turn. */
 
-#define PIPE_BYTES (128U * 1024U) /* one direction of one connection */
-#define TURNS_MAX 8U              /* rounds before the next connection has its turn */
+#define PIPE_BYTES (128U * 1024U)              /* one direction of one connection */
+#define TURNS_MAX 8U                           /* rounds before the next connection has its turn */
 #define HELLO_TIMEOUT_USEC (30 * USEC_PER_SEC) /* from accept to a whole CONNECT */
 #define HELLO_CHECK_MSEC 1000
 #define EVENTS_MAX 64
@@ -109,7 +109,8 @@ int front_new(const char *secret, Front **ret) {
         return 0;
 }
 
-/* Closing a descriptor takes it out of epoll. The memory goes after the turn: events for it may be pending. */
+/* Closing a descriptor takes it out of epoll. The memory goes after the turn: events for it may be
+ * pending. */
 static void conn_kill(Conn *c) {
         Front *f = c->front;
 
@@ -148,7 +149,8 @@ static void accept_again(Front *f) {
                 return;
         f->accepting = true;
         for (Listener *l = f->listeners; l; l = l->next)
-                (void) add_to_epoll(f, l->fd, EPOLLIN, &l->watch); /* without room the next close tries again */
+                /* Without room the next close tries again. */
+                (void) add_to_epoll(f, l->fd, EPOLLIN, &l->watch);
 }
 
 static void bury_dead(Front *f) {
@@ -203,7 +205,11 @@ int front_listen(Front *f, FrontDoor door, int fd, SSL_CTX *tls, const char *bac
         l = malloc(sizeof(*l));
         if (!l)
                 return -ENOMEM;
-        *l = (Listener) { .watch = { WATCH_LISTENER, l }, .door = door, .fd = fd, .tls = tls, .next = f->listeners };
+        *l = (Listener) { .watch = { WATCH_LISTENER, l },
+                          .door = door,
+                          .fd = fd,
+                          .tls = tls,
+                          .next = f->listeners };
         l->backend = strdup(backend);
         r = l->backend ? add_to_epoll(f, fd, EPOLLIN, &l->watch) : -ENOMEM;
         if (r < 0) {
@@ -276,7 +282,8 @@ static int connect_backend(Conn *c) {
         c->backend_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
         if (c->backend_fd < 0)
                 return -errno;
-        /* It blocks while the backlog is full, which ends when the broker, who never waits for us, accepts. */
+        /* It blocks while the backlog is full, which ends when the broker, who never waits for us,
+         * accepts. */
         do
                 r = connect(c->backend_fd, (struct sockaddr *) &address, sizeof(address));
         while (r < 0 && errno == EINTR);
@@ -288,7 +295,8 @@ static int connect_backend(Conn *c) {
         if (!c->up.data || !c->down.data)
                 return -ENOMEM;
         c->backend_readable = c->backend_writable = true;
-        return add_to_epoll(c->front, c->backend_fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, &c->backend_watch);
+        return add_to_epoll(c->front, c->backend_fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
+                            &c->backend_watch);
 }
 
 static void format_hex(const uint8_t *bytes, size_t n, char *out) {
@@ -335,9 +343,11 @@ static int pass_hello(Conn *c) {
         if (r < 0)
                 return r;
 
-        /* The broker reads it before anything else can fill its socket: a CONNECT fits the socket's buffer, or
-         * it waits for the broker, who never waits for us. */
-        r = fcntl(c->backend_fd, F_SETFL, 0) < 0 ? -errno : write_all(c->backend_fd, packet.data, packet.size);
+        /* The broker reads it before anything else can fill its socket: a CONNECT fits the socket's
+         * buffer, or it waits for the broker, who never waits for us. */
+        r = fcntl(c->backend_fd, F_SETFL, 0) < 0
+                            ? -errno
+                            : write_all(c->backend_fd, packet.data, packet.size);
         if (r >= 0)
                 r = write_all(c->backend_fd, c->hello.data + taken, c->hello.size - taken);
         if (r < 0)
@@ -514,8 +524,12 @@ static int conn_new(Listener *l, Front *f, int fd) {
                 safe_close(fd);
                 return -ENOMEM;
         }
-        *c = (Conn) { .front = f, .listener = l, .client_fd = fd, .backend_fd = -EBADF,
-                      .client_readable = true, .client_writable = true,
+        *c = (Conn) { .front = f,
+                      .listener = l,
+                      .client_fd = fd,
+                      .backend_fd = -EBADF,
+                      .client_readable = true,
+                      .client_writable = true,
                       .hello_until_usec = now_usec(CLOCK_MONOTONIC) + HELLO_TIMEOUT_USEC,
                       .next = f->conns };
         c->client_watch = (Watch) { WATCH_CLIENT, c };
@@ -524,7 +538,8 @@ static int conn_new(Listener *l, Front *f, int fd) {
                 f->conns->previous = c;
         f->conns = c;
 
-        (void) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)); /* slower without, not wrong */
+        /* Slower without, not wrong. */
+        (void) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
         c->ssl = SSL_new(l->tls);
         if (!c->ssl || SSL_set_fd(c->ssl, fd) != 1 ||
             add_to_epoll(f, fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, &c->client_watch) < 0) {
@@ -573,7 +588,8 @@ static void on_event(Front *f, const struct epoll_event *e) {
         conn_turn(c);
 }
 
-/* Whether some connection still owes its first packet; those that owe it for too long are closed. */
+/* Whether some connection still owes its first packet; those that owe it for too long are closed.
+ */
 static bool check_hellos(Front *f) {
         usec_t now = now_usec(CLOCK_MONOTONIC);
         bool any = false;
@@ -599,7 +615,10 @@ int front_run(Front *f) {
                 Conn *ready;
                 int n;
 
-                n = epoll_wait(f->epoll_fd, events, EVENTS_MAX, f->ready ? 0 : hellos ? HELLO_CHECK_MSEC : -1);
+                n = epoll_wait(f->epoll_fd, events, EVENTS_MAX,
+                               f->ready ? 0
+                               : hellos ? HELLO_CHECK_MSEC
+                                        : -1);
                 if (n < 0 && errno != EINTR)
                         return -errno;
                 for (int i = 0; i < n; i++)
@@ -628,7 +647,8 @@ static int accept_any(int ok, X509_STORE_CTX *store) {
         return 1; /* the thumbprint decides, at CONNECT */
 }
 
-int front_tls_new(const char *certificate_file, const char *key_file, bool ask_certificate, SSL_CTX **ret) {
+int front_tls_new(const char *certificate_file, const char *key_file, bool ask_certificate,
+                  SSL_CTX **ret) {
         SSL_CTX *tls;
 
         tls = SSL_CTX_new(TLS_server_method());
@@ -643,7 +663,8 @@ int front_tls_new(const char *certificate_file, const char *key_file, bool ask_c
         SSL_CTX_set_mode(tls, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
         SSL_CTX_set_read_ahead(tls, 1); /* whole records in one read */
         /* No resumption: each connection proves its certificate anew. */
-        SSL_CTX_set_options(tls, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION | SSL_OP_IGNORE_UNEXPECTED_EOF);
+        SSL_CTX_set_options(tls, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION |
+                                                 SSL_OP_IGNORE_UNEXPECTED_EOF);
         SSL_CTX_set_session_cache_mode(tls, SSL_SESS_CACHE_OFF);
         (void) SSL_CTX_set_num_tickets(tls, 0); /* cannot fail */
         if (ask_certificate)

@@ -1,11 +1,12 @@
-/* The broker's plugin: makes mosquitto behave as a hub. It decides who may connect, publish and subscribe, and
- * stores each event before the broker acknowledges it. The HTTPS door lives in the same process, so both share
- * one Hub in memory. All callbacks run on the broker's one thread; what other threads want from the broker
- * waits in the Hub and is fetched on the tick, which comes at least every 100 ms.
+/* The broker's plugin: makes mosquitto behave as a hub. It decides who may connect, publish and
+ * subscribe, and stores each event before the broker acknowledges it. The HTTPS door lives in the
+ * same process, so both share one Hub in memory. All callbacks run on the broker's one thread; what
+ * other threads want from the broker waits in the Hub and is fetched on the tick, which comes at
+ * least every 100 ms.
  *
- * Return codes, by mosquitto 2.0.11: from a write check or a message callback MOSQ_ERR_ACL_DENIED drops the
- * message but still sends PUBACK, any other error cuts the connection; a client must not be kicked inside one
- * of its own callbacks. */
+ * Return codes, by mosquitto 2.0.11: from a write check or a message callback MOSQ_ERR_ACL_DENIED
+ * drops the message but still sends PUBACK, any other error cuts the connection; a client must not
+ * be kicked inside one of its own callbacks. */
 
 #include <assert.h>
 #include <fcntl.h>
@@ -55,7 +56,8 @@ static void say(const char *format, ...) {
         va_list ap;
 
         va_start(ap, format);
-        (void) fputs("iothub-emulator: ", stderr); /* a log that cannot be written has nobody to tell */
+        /* A log that cannot be written has nobody to tell. */
+        (void) fputs("iothub-emulator: ", stderr);
         (void) vfprintf(stderr, format, ap);
         (void) fputc('\n', stderr);
         va_end(ap);
@@ -140,7 +142,8 @@ static void drop_session(Plugin *p, const struct mosquitto *client) {
                 return;
         (void) lh_table_delete(p->sessions, client); /* it is there */
         p->last = NULL;
-        /* The newest connection of an identity wins: it may be here already when the older one ends. */
+        /* The newest connection of an identity wins: it may be here already when the older one
+         * ends. */
         hub_device_note(p->hub, s->client_id, has_session_of(p, s->client_id), s->activity_usec);
         session_free(s);
 }
@@ -170,7 +173,8 @@ static int split_user_name(Plugin *p, char *text, HubCredentials *c) {
         return 0;
 }
 
-static int admit(Plugin *p, struct mosquitto *client, const HubCredentials *c, const char **reterr_reason) {
+static int admit(Plugin *p, struct mosquitto *client, const HubCredentials *c,
+                 const char **reterr_reason) {
         Session *s = NULL;
         HubAdmission a;
         usec_t now = now_usec(CLOCK_REALTIME);
@@ -218,7 +222,8 @@ static int on_basic_auth(int event, void *data, void *userdata) {
         return MOSQ_ERR_AUTH;
 }
 
-/* The filters that a device may have: its own C2D messages, its methods, its twin; a module's inputs. */
+/* The filters that a device may have: its own C2D messages, its methods, its twin; a module's
+ * inputs. */
 static bool is_own_filter(const Session *s, const char *filter) {
         static const char *const common[] = {
                 "$iothub/methods/POST/#",
@@ -259,7 +264,8 @@ static const char *events_bag(const Session *s, const char *topic, size_t *ret_s
                 bag = topic + s->events_prefix_size;
         else if (strncmp(topic, s->events_prefix, s->events_prefix_size - 1) == 0 &&
                  topic[s->events_prefix_size - 1] == '\0')
-                bag = topic + s->events_prefix_size - 1; /* without the last slash there is no bag */
+                /* Without the last slash there is no bag. */
+                bag = topic + s->events_prefix_size - 1;
         else
                 return NULL;
 
@@ -285,15 +291,15 @@ static int on_acl_check(int event, void *data, void *userdata) {
         case MOSQ_ACL_WRITE:
                 if (events_bag(s, e->topic, &n))
                         return MOSQ_ERR_SUCCESS;
-                say("%s cut: it published to a topic that is not its own events topic", s->client_id);
+                say("%s cut: it published to a topic that is not its own events topic",
+                    s->client_id);
                 return MOSQ_ERR_PROTOCOL;
         case MOSQ_ACL_SUBSCRIBE:
                 if (is_own_filter(s, e->topic))
                         return MOSQ_ERR_SUCCESS;
                 say("%s cut: it subscribed to what is not its own", s->client_id);
                 return MOSQ_ERR_PROTOCOL;
-        case MOSQ_ACL_UNSUBSCRIBE:
-                return MOSQ_ERR_SUCCESS;
+        case MOSQ_ACL_UNSUBSCRIBE: return MOSQ_ERR_SUCCESS;
         default:
                 /* No device hears another: what the hub has to say goes to one client id. */
                 return MOSQ_ERR_ACL_DENIED;
@@ -372,7 +378,9 @@ static void end_sessions(Plugin *p, usec_t now) {
                 if (!id)
                         return; /* the next tick tries again */
                 say("%s cut: its token has ended", id);
-                (void) mosquitto_kick_client_by_clientid(id, /* with_will= */ true); /* or it is gone */
+                /* It may be gone. */
+                (void) mosquitto_kick_client_by_clientid(id,
+                                                         /* with_will= */ true);
                 drop_session(p, client);
         }
 }
@@ -403,7 +411,8 @@ static int on_tick(int event, void *data, void *userdata) {
                 p->ready_fd = -EBADF;
         }
         while ((id = hub_take_cut(p->hub))) {
-                (void) mosquitto_kick_client_by_clientid(id, /* with_will= */ true); /* it may be gone */
+                /* It may be gone. */
+                (void) mosquitto_kick_client_by_clientid(id, /* with_will= */ true);
                 free(id);
         }
         if (now >= p->next_end_usec)
@@ -469,8 +478,8 @@ static int plugin_new(const Options *o, Plugin **ret) {
         if (!p)
                 return -ENOMEM;
         *p = (Plugin) { .token_grace_usec = o->token_grace_sec > USEC_INFINITY / USEC_PER_SEC
-                                                    ? USEC_INFINITY
-                                                    : o->token_grace_sec * USEC_PER_SEC,
+                                                            ? USEC_INFINITY
+                                                            : o->token_grace_sec * USEC_PER_SEC,
                         .ready_fd = (int) o->ready_fd,
                         .next_end_usec = USEC_INFINITY };
         p->secret = strdup(o->secret);
@@ -503,8 +512,10 @@ mosq_plugin_EXPORT int mosquitto_plugin_init(mosquitto_plugin_id_t *identifier, 
                 int event;
                 MOSQ_FUNC_generic_callback function;
         } callbacks[] = {
-                { MOSQ_EVT_BASIC_AUTH, on_basic_auth }, { MOSQ_EVT_ACL_CHECK, on_acl_check },
-                { MOSQ_EVT_MESSAGE, on_message },       { MOSQ_EVT_DISCONNECT, on_disconnect },
+                { MOSQ_EVT_BASIC_AUTH, on_basic_auth },
+                { MOSQ_EVT_ACL_CHECK, on_acl_check },
+                { MOSQ_EVT_MESSAGE, on_message },
+                { MOSQ_EVT_DISCONNECT, on_disconnect },
                 { MOSQ_EVT_TICK, on_tick },
         };
         Plugin *p;
@@ -519,7 +530,8 @@ mosq_plugin_EXPORT int mosquitto_plugin_init(mosquitto_plugin_id_t *identifier, 
                 return MOSQ_ERR_UNKNOWN;
         }
         for (size_t i = 0; i < ELEMENTSOF(callbacks); i++)
-                if (mosquitto_callback_register(identifier, callbacks[i].event, callbacks[i].function, NULL,
+                if (mosquitto_callback_register(identifier, callbacks[i].event,
+                                                callbacks[i].function, NULL,
                                                 p) != MOSQ_ERR_SUCCESS) {
                         plugin_free(p);
                         return MOSQ_ERR_UNKNOWN;
@@ -528,7 +540,8 @@ mosq_plugin_EXPORT int mosquitto_plugin_init(mosquitto_plugin_id_t *identifier, 
         return MOSQ_ERR_SUCCESS;
 }
 
-mosq_plugin_EXPORT int mosquitto_plugin_cleanup(void *userdata, struct mosquitto_opt *options, int n_options) {
+mosq_plugin_EXPORT int mosquitto_plugin_cleanup(void *userdata, struct mosquitto_opt *options,
+                                                int n_options) {
         plugin_free(userdata);
         return MOSQ_ERR_SUCCESS;
 }

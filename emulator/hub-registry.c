@@ -54,7 +54,8 @@ static void format_request_id(char hex[static 33]) {
 }
 
 /* {"Message":"ErrorCode:NAME;text","ExceptionMessage":"Tracking ID:...-TimeStamp:..."} */
-static int answer_error(Answer *a, unsigned status, const char *name, const char *format, ...) _printf_(4, 5);
+static int answer_error(Answer *a, unsigned status, const char *name, const char *format, ...)
+                _printf_(4, 5);
 static int answer_error(Answer *a, unsigned status, const char *name, const char *format, ...) {
         _cleanup_json_ struct json_object *o = json_object_new_object();
         _cleanup_free_ char *text = NULL, *message = NULL, *tracking = NULL;
@@ -140,7 +141,8 @@ static const uint64_t *if_etag(const Condition *c) {
 }
 
 /* What the calls of the registry share when they fail. */
-static int answer_failure(Answer *a, int error, const char *id, const Condition *c, uint64_t existing) {
+static int answer_failure(Answer *a, int error, const char *id, const Condition *c,
+                          uint64_t existing) {
         switch (error) {
         case -ENOENT: return answer_error(a, MHD_HTTP_NOT_FOUND, "DeviceNotFound", "%s", id);
         case -EEXIST:
@@ -148,13 +150,16 @@ static int answer_failure(Answer *a, int error, const char *id, const Condition 
                                     "A device with ID '%s' is already registered.", id);
         case -ESTALE:
                 return answer_error(a, MHD_HTTP_PRECONDITION_FAILED, "PreconditionFailed",
-                                    "Precondition failed: Device version did not match, existingVersion:%" PRIu64
-                                    " newVersion:%" PRIu64, existing, c->etag);
+                                    "Precondition failed: Device version did not match, "
+                                    "existingVersion:%" PRIu64 " newVersion:%" PRIu64,
+                                    existing, c->etag);
         case -EOVERFLOW:
-                return answer_error(a, MHD_HTTP_FORBIDDEN, "TooManyDevices", "The hub holds no more devices.");
+                return answer_error(a, MHD_HTTP_FORBIDDEN, "TooManyDevices",
+                                    "The hub holds no more devices.");
         case -ENOMEM: return error;
         default:
-                return answer_error(a, MHD_HTTP_INTERNAL_SERVER_ERROR, "ServerError", "%s", strerror(-error));
+                return answer_error(a, MHD_HTTP_INTERNAL_SERVER_ERROR, "ServerError", "%s",
+                                    strerror(-error));
         }
 }
 
@@ -176,7 +181,8 @@ static int parse_body(const Request *q, struct json_object **ret) {
         t = json_tokener_new();
         if (!t)
                 return -ENOMEM;
-        o = json_tokener_parse_ex(t, q->body.data ? (const char *) q->body.data : "", (int) q->body.size);
+        o = json_tokener_parse_ex(t, q->body.data ? (const char *) q->body.data : "",
+                                  (int) q->body.size);
         end = json_tokener_get_parse_end(t);
         json_tokener_free(t);
         while (end < q->body.size && strchr(" \t\r\n", q->body.data[end]))
@@ -189,7 +195,8 @@ static int parse_body(const Request *q, struct json_object **ret) {
         return 0;
 }
 
-static int put_device(HubRegistry *r, const Request *q, const char *id, const Condition *c, Answer *a) {
+static int put_device(HubRegistry *r, const Request *q, const char *id, const Condition *c,
+                      Answer *a) {
         _cleanup_(hub_device_done) HubDevice wanted = { 0 }, made = { 0 };
         _cleanup_json_ struct json_object *body = NULL;
         const char *reason;
@@ -198,7 +205,8 @@ static int put_device(HubRegistry *r, const Request *q, const char *id, const Co
 
         k = parse_body(q, &body);
         if (k == -EINVAL)
-                return answer_error(a, MHD_HTTP_BAD_REQUEST, "IotHubFormatError", "The body is no JSON object.");
+                return answer_error(a, MHD_HTTP_BAD_REQUEST, "IotHubFormatError",
+                                    "The body is no JSON object.");
         if (k < 0)
                 return k;
         k = hub_device_from_json(body, &wanted, &reason);
@@ -224,7 +232,8 @@ static int delete_device(HubRegistry *r, const char *id, const Condition *c, Ans
         int k;
 
         if (!c->given)
-                return answer_error(a, MHD_HTTP_PRECONDITION_FAILED, "PreconditionFailed", "Etag missing");
+                return answer_error(a, MHD_HTTP_PRECONDITION_FAILED, "PreconditionFailed",
+                                    "Etag missing");
         k = hub_device_delete(r->hub, id, if_etag(c), &existing);
         if (k < 0)
                 return answer_failure(a, k, id, c, existing);
@@ -239,7 +248,8 @@ static int list_devices(HubRegistry *r, const char *top, Answer *a) {
         int k;
 
         if (top && parse_u64_range(top, 1, LIST_MAX, &max) < 0)
-                return answer_error(a, MHD_HTTP_BAD_REQUEST, "ArgumentInvalid", "top is not within 1..1000");
+                return answer_error(a, MHD_HTTP_BAD_REQUEST, "ArgumentInvalid",
+                                    "top is not within 1..1000");
         k = hub_device_list(r->hub, max, &devices, &n);
         if (k < 0)
                 return k;
@@ -312,8 +322,8 @@ static const char *argument(const Context *x, const char *name) {
 /* 1 to go on, 0 when *a holds the refusal. */
 static int check_access(HubRegistry *r, const Context *x, Answer *a) {
         const char *reason = "";
-        HubRight right =
-                streq(x->request->method, "GET") ? HUB_RIGHT_REGISTRY_READ : HUB_RIGHT_REGISTRY_WRITE;
+        HubRight right = streq(x->request->method, "GET") ? HUB_RIGHT_REGISTRY_READ
+                                                          : HUB_RIGHT_REGISTRY_WRITE;
         int k;
 
         k = hub_access_service(r->hub, header(x, "Authorization"), x->request->path, right,
@@ -321,7 +331,8 @@ static int check_access(HubRegistry *r, const Context *x, Answer *a) {
         if (k == -ENOMEM)
                 return k;
         if (k < 0) {
-                k = answer_error(a, MHD_HTTP_UNAUTHORIZED, "IotHubUnauthorizedAccess", "Unauthorized: %s", reason);
+                k = answer_error(a, MHD_HTTP_UNAUTHORIZED, "IotHubUnauthorizedAccess",
+                                 "Unauthorized: %s", reason);
                 return k < 0 ? k : 0;
         }
         return 1;
@@ -354,7 +365,8 @@ static int route(HubRegistry *r, const Context *x, Answer *a) {
 
         if (k > 0 && hub_device_id_check(id, false) < 0)
                 return answer_error(a, MHD_HTTP_BAD_REQUEST, "ArgumentInvalid",
-                                    "The device id holds characters that no id may have, or is too long.");
+                                    "The device id holds characters that no id may have, or is too "
+                                    "long.");
         if (k > 0 && streq(method, "GET"))
                 return get_device(r, id, a);
         if (k > 0 && streq(method, "PUT"))
@@ -376,7 +388,8 @@ static int handle(HubRegistry *r, const Context *x, Answer *a) {
         int k;
 
         if (x->request->too_large)
-                return answer_error(a, MHD_HTTP_CONTENT_TOO_LARGE, "MessageTooLarge", "The body is too large.");
+                return answer_error(a, MHD_HTTP_CONTENT_TOO_LARGE, "MessageTooLarge",
+                                    "The body is too large.");
         k = check_access(r, x, a);
         if (k <= 0)
                 return k;
@@ -396,15 +409,18 @@ static enum MHD_Result send_answer(struct MHD_Connection *connection, const Answ
 
         if (a->body)
                 text = json_object_to_json_string_length(
-                        a->body, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &n);
-        response = text ? MHD_create_response_from_buffer(n, (void *) text, MHD_RESPMEM_MUST_COPY) : NULL;
+                                a->body, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE,
+                                &n);
+        response = text ? MHD_create_response_from_buffer(n, (void *) text, MHD_RESPMEM_MUST_COPY)
+                        : NULL;
         if (!response)
                 return MHD_NO;
 
         format_request_id(id);
         k = MHD_add_response_header(response, "x-ms-request-id", id);
         if (k == MHD_YES && a->body)
-                k = MHD_add_response_header(response, "Content-Type", "application/json; charset=utf-8");
+                k = MHD_add_response_header(response, "Content-Type",
+                                            "application/json; charset=utf-8");
         if (k == MHD_YES && a->error)
                 k = MHD_add_response_header(response, "iothub-errorcode", a->error);
         if (k == MHD_YES && a->etag)
@@ -415,9 +431,9 @@ static enum MHD_Result send_answer(struct MHD_Connection *connection, const Answ
         return k;
 }
 
-static enum MHD_Result on_request(void *userdata, struct MHD_Connection *connection, const char *url,
-                                  const char *method, const char *version, const char *upload, size_t *upload_size,
-                                  void **state) {
+static enum MHD_Result on_request(void *userdata, struct MHD_Connection *connection,
+                                  const char *url, const char *method, const char *version,
+                                  const char *upload, size_t *upload_size, void **state) {
         _cleanup_(answer_done) Answer a = { 0 };
         Request *q = *state;
 
@@ -455,7 +471,8 @@ static void on_completed(void *userdata, struct MHD_Connection *connection, void
         *state = NULL;
 }
 
-/* Paths stay as sent: a %2F in an id is no slash, and tokens are compared with what was asked for. */
+/* Paths stay as sent: a %2F in an id is no slash, and tokens are compared with what was asked for.
+ */
 static size_t keep_escapes(void *userdata, struct MHD_Connection *connection, char *s) {
         return strlen(s);
 }
@@ -472,7 +489,8 @@ static int listen_unix(const char *path) {
                 return -errno;
         if (unlink(path) < 0 && errno != ENOENT)
                 return -errno;
-        if (bind(fd, (struct sockaddr *) &address, sizeof(address)) < 0 || listen(fd, SOMAXCONN) < 0)
+        if (bind(fd, (struct sockaddr *) &address, sizeof(address)) < 0 ||
+            listen(fd, SOMAXCONN) < 0)
                 return -errno;
         return TAKE_FD(fd);
 }
@@ -494,10 +512,9 @@ int hub_registry_new(Hub *hub, const char *path, HubRegistry **ret) {
         (void) sigfillset(&all);
         (void) pthread_sigmask(SIG_SETMASK, &all, &old); /* with valid arguments it cannot fail */
         r->daemon = MHD_start_daemon(MHD_USE_EPOLL_INTERNAL_THREAD, 0, NULL, NULL, on_request, r,
-                                     MHD_OPTION_LISTEN_SOCKET, fd,
-                                     MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL,
-                                     MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, NULL,
-                                     MHD_OPTION_CONNECTION_LIMIT, CONNECTIONS_MAX,
+                                     MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_NOTIFY_COMPLETED,
+                                     on_completed, NULL, MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes,
+                                     NULL, MHD_OPTION_CONNECTION_LIMIT, CONNECTIONS_MAX,
                                      MHD_OPTION_CONNECTION_TIMEOUT, IDLE_TIMEOUT_SEC,
                                      MHD_OPTION_END);
         (void) pthread_sigmask(SIG_SETMASK, &old, NULL);

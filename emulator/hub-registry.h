@@ -1,5 +1,5 @@
-/* hub-registry.h: the registry's HTTP door, on a thread of its own. TLS ends in the front, so it listens on a
- * local socket. Calls and errors: docs/emulator.md, "Registry". */
+/* hub-registry.h: the registry's HTTP door, on a thread of its own. TLS ends in the front, so it
+ * listens on a local socket. Calls and errors: docs/emulator.md, "Registry". */
 #pragma once
 
 #include "emulator/hub.h"
@@ -7,7 +7,7 @@
 
 typedef struct HubRegistry HubRegistry;
 
-/* Serves hub (borrowed until hub_registry_free()) on a unix socket at path, whose leftover is replaced.
- * 0, -ENOMEM or -errno. */
+/* Serves hub (borrowed until hub_registry_free()) on a unix socket at path, whose leftover is
+ * replaced. 0, -ENOMEM or -errno. */
 int hub_registry_new(Hub *hub, const char *path, HubRegistry **ret);
 HubRegistry *hub_registry_free(HubRegistry *r);

@@ -14,12 +14,13 @@
 #include "emulator/line-log.h"
 #include "lib/fd-util.h"
 
-/* The registry is a log of changes, one JSON line each, synced before a change is told. The whole state is in
- * memory; at the start the log is read, and written anew when most of its lines are outdated. */
+/* The registry is a log of changes, one JSON line each, synced before a change is told. The whole
+ * state is in memory; at the start the log is read, and written anew when most of its lines are
+ * outdated. */
 
-#define HUB_DEVICES_MAX 1000000U /* identities per hub: the service's own limit */
+#define HUB_DEVICES_MAX 1000000U          /* identities per hub: the service's own limit */
 #define TICKS_AT_1970 621355968000000000U /* 100 ns since year 1 */
-#define COMPACT_LINES_MIN 1000U /* a short log is never worth writing anew */
+#define COMPACT_LINES_MIN 1000U           /* a short log is never worth writing anew */
 #define CUTS_MAX 4096U
 #define LINE_BYTES_KEPT (1024U * 1024U) /* a line buffer that grew past this is given back */
 
@@ -28,7 +29,7 @@ static const struct {
         unsigned rights;
 } policy_table[] = {
         { HUB_POLICY_OWNER, HUB_RIGHT_REGISTRY_READ | HUB_RIGHT_REGISTRY_WRITE |
-                            HUB_RIGHT_SERVICE_CONNECT | HUB_RIGHT_DEVICE_CONNECT },
+                                            HUB_RIGHT_SERVICE_CONNECT | HUB_RIGHT_DEVICE_CONNECT },
         { "service", HUB_RIGHT_SERVICE_CONNECT },
         { "device", HUB_RIGHT_DEVICE_CONNECT },
         { "registryRead", HUB_RIGHT_REGISTRY_READ },
@@ -141,7 +142,8 @@ static int append_json_line(Buffer *out, struct json_object *o) {
         size_t n;
         int r;
 
-        text = json_object_to_json_string_length(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &n);
+        text = json_object_to_json_string_length(
+                        o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &n);
         if (!text)
                 return -ENOMEM;
         r = buffer_append(out, text, n);
@@ -374,8 +376,8 @@ static int open_events(Hub *h) {
         return 0;
 }
 
-/* One process at a time. It waits, because after the death of the main process its broker may still have a
- * moment to live, and a restart should not fail for that. */
+/* One process at a time. It waits, because after the death of the main process its broker may still
+ * have a moment to live, and a restart should not fail for that. */
 static int lock_state(Hub *h) {
         h->lock_fd = openat(h->dir_fd, "hub.lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
         if (h->lock_fd < 0)
@@ -397,7 +399,10 @@ int hub_open(int dir_fd, const char *host, Hub **ret, uint64_t *reterr_line) {
         h = malloc(sizeof(*h));
         if (!h)
                 return -ENOMEM;
-        *h = (Hub) { .dir_fd = -EBADF, .lock_fd = -EBADF, .registry = LINE_LOG_INIT, .events = LINE_LOG_INIT };
+        *h = (Hub) { .dir_fd = -EBADF,
+                     .lock_fd = -EBADF,
+                     .registry = LINE_LOG_INIT,
+                     .events = LINE_LOG_INIT };
         (void) pthread_mutex_init(&h->mutex, NULL); /* cannot fail without attributes on Linux */
 
         h->host = strdup(host);
@@ -432,7 +437,8 @@ int hub_open(int dir_fd, const char *host, Hub **ret, uint64_t *reterr_line) {
         return 0;
 }
 
-int hub_policy_get(Hub *h, const char *name, char **ret_primary, char **ret_secondary, unsigned *ret_rights) {
+int hub_policy_get(Hub *h, const char *name, char **ret_primary, char **ret_secondary,
+                   unsigned *ret_rights) {
         for (size_t i = 0; i < ELEMENTSOF(policy_table); i++) {
                 _cleanup_(erase_and_freep) char *primary = NULL, *secondary = NULL;
 
@@ -508,8 +514,8 @@ int hub_device_create(Hub *h, const HubDevice *d, HubDevice *ret) {
         return r;
 }
 
-/* Under the mutex. A list that is full means that the broker's thread is stuck; the token's end or the next
- * connect will do it then. */
+/* Under the mutex. A list that is full means that the broker's thread is stuck; the token's end or
+ * the next connect will do it then. */
 static void note_cut(Hub *h, const char *id) {
         char **cuts, *copy;
 
@@ -566,8 +572,8 @@ static int update_locked(Hub *h, const HubDevice *d, const uint64_t *if_etag, Hu
                 return r;
         made.generation = old->generation;
         made.etag = h->last_etag + 1;
-        made.status_updated_usec =
-                made.enabled != old->enabled ? now_usec(CLOCK_REALTIME) : old->status_updated_usec;
+        made.status_updated_usec = made.enabled != old->enabled ? now_usec(CLOCK_REALTIME)
+                                                                : old->status_updated_usec;
         made.connected = old->connected;
         made.connection_updated_usec = old->connection_updated_usec;
         made.last_activity_usec = old->last_activity_usec;
@@ -579,7 +585,8 @@ static int update_locked(Hub *h, const HubDevice *d, const uint64_t *if_etag, Hu
         if (r < 0)
                 return r;
 
-        /* The table's key is the id string of its value, so the entry stays and only the rest moves in. */
+        /* The table's key is the id string of its value, so the entry stays and only the rest moves
+         * in. */
         free(made.id);
         made.id = TAKE_PTR(old->id);
         {
@@ -676,7 +683,8 @@ int hub_device_list(Hub *h, size_t max, HubDevice **ret, size_t *ret_n) {
         return 0;
 }
 
-void hub_device_count(Hub *h, uint64_t *ret_enabled, uint64_t *ret_disabled, uint64_t *ret_connected) {
+void hub_device_count(Hub *h, uint64_t *ret_enabled, uint64_t *ret_disabled,
+                      uint64_t *ret_connected) {
         struct lh_entry *e;
 
         *ret_enabled = *ret_disabled = *ret_connected = 0;

@@ -1,6 +1,6 @@
 /* hub.h: the state of the hub: policies, device identities, received events. No socket.
- * The doors (hub-mqtt, hub-registry) call it from their own threads; each function below locks by itself,
- * except hub_event_append(), which belongs to the broker's thread. */
+ * The doors (hub-mqtt, hub-registry) call it from their own threads; each function below locks by
+ * itself, except hub_event_append(), which belongs to the broker's thread. */
 #pragma once
 
 #include <stdbool.h>
@@ -22,12 +22,14 @@ typedef enum HubRight {
 
 typedef struct Hub Hub;
 
-/* Opens the state in a folder, created where absent: registry.jsonl (identities and policies, one change a
- * line), events.jsonl. What a crash cut short is cut off. Waits while another process has it open.
+/* Opens the state in a folder, created where absent: registry.jsonl (identities and policies, one
+ * change a line), events.jsonl. What a crash cut short is cut off. Waits while another process has
+ * it open.
  *
  *   host   copied; the hub's name, without a port
  *
- * 0, -EBADMSG (registry.jsonl holds a line that is none; *reterr_line tells which), -ENOMEM or -errno. */
+ * 0, -EBADMSG (registry.jsonl holds a line that is none; *reterr_line tells which), -ENOMEM or
+ * -errno. */
 int hub_open(int dir_fd, const char *host, Hub **ret, uint64_t *reterr_line);
 Hub *hub_free(Hub *h);
 DEFINE_CLEANUP(Hub *, hub_free);
@@ -38,14 +40,16 @@ const char *hub_host(const Hub *h);
 bool hub_is_host(const Hub *h, const char *name, size_t n);
 
 /* Both keys of a policy, the caller's (erase them), and its rights. 0, -ENOENT or -ENOMEM. */
-int hub_policy_get(Hub *h, const char *name, char **ret_primary, char **ret_secondary, unsigned *ret_rights);
+int hub_policy_get(Hub *h, const char *name, char **ret_primary, char **ret_secondary,
+                   unsigned *ret_rights);
 
 /* Creates. Keys where needed, generation and etag are the hub's. *ret is a copy, also below.
  * 0, -EEXIST, -EOVERFLOW (HUB_DEVICES_MAX reached), -ENOMEM or -errno; then nothing changed. */
 int hub_device_create(Hub *h, const HubDevice *d, HubDevice *ret);
 
-/* Replaces all that a client may set. if_etag: NULL for any. A device that is disabled by it is cut off.
- * 0, -ENOENT, -ESTALE (*reterr_etag is the stored one), -ENOMEM or -errno; then nothing changed. */
+/* Replaces all that a client may set. if_etag: NULL for any. A device that is disabled by it is cut
+ * off. 0, -ENOENT, -ESTALE (*reterr_etag is the stored one), -ENOMEM or -errno; then nothing
+ * changed. */
 int hub_device_update(Hub *h, const HubDevice *d, const uint64_t *if_etag, HubDevice *ret,
                       uint64_t *reterr_etag);
 
@@ -59,13 +63,15 @@ int hub_device_get(Hub *h, const char *id, HubDevice *ret);
 int hub_device_list(Hub *h, size_t max, HubDevice **ret, size_t *ret_n);
 
 /* Totals of the registry. */
-void hub_device_count(Hub *h, uint64_t *ret_enabled, uint64_t *ret_disabled, uint64_t *ret_connected);
+void hub_device_count(Hub *h, uint64_t *ret_enabled, uint64_t *ret_disabled,
+                      uint64_t *ret_connected);
 
-/* Notes the state of a device's connection; activity_usec 0: none. A device that is gone is ignored. */
+/* Notes the state of a device's connection; activity_usec 0: none. A device that is gone is
+ * ignored. */
 void hub_device_note(Hub *h, const char *id, bool connected, usec_t activity_usec);
 
-/* Takes the id of the next device whose connections must end because it was disabled or deleted; the
- * caller's. NULL: none. Cheap when there is none. */
+/* Takes the id of the next device whose connections must end because it was disabled or deleted;
+ * the caller's. NULL: none. Cheap when there is none. */
 char *hub_take_cut(Hub *h);
 
 typedef struct HubEvent {
@@ -80,7 +86,7 @@ typedef struct HubEvent {
         bool retain; /* the hub keeps no message, it only marks the event */
 } HubEvent;
 
-/* Appends an event as one line of events.jsonl; when it returns 0 the line is written and outlives this
- * process. 0, -EMSGSIZE (over the hub's limit as the hub counts), -EINVAL (the bag is none), -ENOMEM or
- * -errno (the disk); then nothing is stored and no sequence number used. */
+/* Appends an event as one line of events.jsonl; when it returns 0 the line is written and outlives
+ * this process. 0, -EMSGSIZE (over the hub's limit as the hub counts), -EINVAL (the bag is none),
+ * -ENOMEM or -errno (the disk); then nothing is stored and no sequence number used. */
 int hub_event_append(Hub *h, const HubEvent *e);

@@ -32,7 +32,8 @@ static int64_t line_start(int fd, off_t end) {
         return 0;
 }
 
-int line_log_open(int dir_fd, const char *name, mode_t mode, LineLog *ret, uint64_t *ret_torn_bytes) {
+int line_log_open(int dir_fd, const char *name, mode_t mode, LineLog *ret,
+                  uint64_t *ret_torn_bytes) {
         _cleanup_close_ int fd = -EBADF;
         struct stat st;
         int64_t end;

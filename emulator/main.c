@@ -1,5 +1,5 @@
-/* iothub-emulator: a hub on one machine. This process makes the certificates, starts the broker (which holds
- * the hub, see hub-mqtt.c) and then is the TLS front of all doors. */
+/* iothub-emulator: a hub on one machine. This process makes the certificates, starts the broker
+ * (which holds the hub, see hub-mqtt.c) and then is the TLS front of all doors. */
 
 #include <assert.h>
 #include <ctype.h>
@@ -83,8 +83,10 @@ static void print_help(void) {
                "  --amqp-port PORT     accepted for later use; events are in DIR/events.jsonl\n"
                "  --token-grace TIME   let a connection outlive its token by this (default: 0)\n"
                "  --help, --version\n\n"
-               "Prints \"READY mqtt=PORT https=PORT\" when it serves, and writes the same to DIR/ports.\n"
-               "Clients trust DIR/ca.pem; DIR/connection-string is that of the policy iothubowner.\n",
+               "Prints \"READY mqtt=PORT https=PORT\" when it serves, and writes the same to "
+               "DIR/ports.\n"
+               "Clients trust DIR/ca.pem; DIR/connection-string is that of the policy "
+               "iothubowner.\n",
                geteuid() == 0 ? "/var/lib/iothub-emulator" : "~/.local/state/iothub-emulator");
 }
 
@@ -133,8 +135,12 @@ static int parse_options(int argc, char **argv, Settings *s) {
                         s->host = optarg;
                         r = is_host_name(optarg) ? 0 : -EINVAL;
                         break;
-                case OPTION_MQTT_PORT: r = parse_u64_range(optarg, 0, 65535, &s->ports[DOOR_MQTT]); break;
-                case OPTION_HTTPS_PORT: r = parse_u64_range(optarg, 0, 65535, &s->ports[DOOR_HTTPS]); break;
+                case OPTION_MQTT_PORT:
+                        r = parse_u64_range(optarg, 0, 65535, &s->ports[DOOR_MQTT]);
+                        break;
+                case OPTION_HTTPS_PORT:
+                        r = parse_u64_range(optarg, 0, 65535, &s->ports[DOOR_HTTPS]);
+                        break;
                 case OPTION_AMQP_PORT: r = parse_u64_range(optarg, 0, 65535, &s->amqp_port); break;
                 case OPTION_TOKEN_GRACE:
                         r = parse_timespan(optarg, &grace);
@@ -146,7 +152,8 @@ static int parse_options(int argc, char **argv, Settings *s) {
                 default: return EX_USAGE;
                 }
                 if (r < 0)
-                        return fail(EX_USAGE, "%s: not a valid value: %s", argv[optind - 1], optarg);
+                        return fail(EX_USAGE, "%s: not a valid value: %s", argv[optind - 1],
+                                    optarg);
         }
         if (optind < argc)
                 return fail(EX_USAGE, "unexpected argument %s", argv[optind]);
@@ -181,7 +188,8 @@ static int default_state(char **ret) {
         return n < 0 ? -ENOMEM : 0;
 }
 
-/* The folder becomes the working directory: a unix socket's path is short, a state folder's may be long. */
+/* The folder becomes the working directory: a unix socket's path is short, a state folder's may be
+ * long. */
 static int enter_state(Emulator *e) {
         _cleanup_free_ char *path = NULL;
         int r;
@@ -195,23 +203,27 @@ static int enter_state(Emulator *e) {
 
         r = make_folders(path);
         if (r < 0)
-                return fail(EX_CANTCREAT, "cannot make the state folder %s: %s", path, strerror(-r));
+                return fail(EX_CANTCREAT, "cannot make the state folder %s: %s", path,
+                            strerror(-r));
         if (chdir(path) < 0)
-                return fail(EX_CANTCREAT, "cannot enter the state folder %s: %s", path, strerror(errno));
+                return fail(EX_CANTCREAT, "cannot enter the state folder %s: %s", path,
+                            strerror(errno));
         e->lock_fd = open("lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
         if (e->lock_fd < 0)
-                return fail(EX_CANTCREAT, "cannot write in the state folder %s: %s", path, strerror(errno));
+                return fail(EX_CANTCREAT, "cannot write in the state folder %s: %s", path,
+                            strerror(errno));
         if (flock(e->lock_fd, LOCK_EX | LOCK_NB) < 0)
                 return fail(EX_TEMPFAIL, "another emulator uses the state folder %s", path);
         (void) unlink("ports"); /* of the last run; a script waits for the new one */
         return 0;
 }
 
-/* Opens the hub once, alone, so that its policies exist before the broker starts, and writes down the one that
- * people need. */
+/* Opens the hub once, alone, so that its policies exist before the broker starts, and writes down
+ * the one that people need. */
 static int write_connection_string(const char *host) {
         _cleanup_(hub_freep) Hub *hub = NULL;
-        _cleanup_(erase_and_freep) char *primary = NULL, *secondary = NULL, *text = NULL, *line = NULL;
+        _cleanup_(erase_and_freep) char *primary = NULL, *secondary = NULL, *text = NULL,
+                                        *line = NULL;
         unsigned rights;
         uint64_t bad_line;
         int r;
@@ -241,7 +253,8 @@ static int write_connection_string(const char *host) {
         return 0;
 }
 
-/* Loopback only: this hub's keys are for tests. SO_REUSEADDR lets a restart take the port at once. */
+/* Loopback only: this hub's keys are for tests. SO_REUSEADDR lets a restart take the port at once.
+ */
 static int listen_loopback(uint64_t *port) {
         _cleanup_close_ int fd = -EBADF;
         struct sockaddr_in address = { .sin_family = AF_INET,
@@ -252,8 +265,8 @@ static int listen_loopback(uint64_t *port) {
 
         fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
         if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) < 0 ||
-            bind(fd, (struct sockaddr *) &address, sizeof(address)) < 0 || listen(fd, SOMAXCONN) < 0 ||
-            getsockname(fd, (struct sockaddr *) &address, &size) < 0)
+            bind(fd, (struct sockaddr *) &address, sizeof(address)) < 0 ||
+            listen(fd, SOMAXCONN) < 0 || getsockname(fd, (struct sockaddr *) &address, &size) < 0)
                 return -errno;
         *port = ntohs(address.sin_port);
         return TAKE_FD(fd);
@@ -268,15 +281,18 @@ static int open_doors(Emulator *e) {
         for (Door d = 0; d < _DOOR_MAX; d++) {
                 _cleanup_close_ int fd = -EBADF;
 
-                r = front_tls_new(CERTIFICATES_SERVER, CERTIFICATES_SERVER_KEY, d == DOOR_MQTT, &e->tls[d]);
+                r = front_tls_new(CERTIFICATES_SERVER, CERTIFICATES_SERVER_KEY, d == DOOR_MQTT,
+                                  &e->tls[d]);
                 if (r < 0)
-                        return fail(EX_SOFTWARE, "cannot use the server certificate: %s", strerror(-r));
+                        return fail(EX_SOFTWARE, "cannot use the server certificate: %s",
+                                    strerror(-r));
                 fd = listen_loopback(&e->settings.ports[d]);
                 if (fd < 0)
-                        return fail(EX_UNAVAILABLE, "cannot listen on port %" PRIu64 " (--%s-port): %s",
+                        return fail(EX_UNAVAILABLE,
+                                    "cannot listen on port %" PRIu64 " (--%s-port): %s",
                                     e->settings.ports[d], door_names[d], strerror(-fd));
-                r = front_listen(e->front, d == DOOR_MQTT ? FRONT_DOOR_MQTT : FRONT_DOOR_PLAIN, fd, e->tls[d],
-                                 d == DOOR_MQTT ? BROKER_SOCKET : REGISTRY_SOCKET);
+                r = front_listen(e->front, d == DOOR_MQTT ? FRONT_DOOR_MQTT : FRONT_DOOR_PLAIN, fd,
+                                 e->tls[d], d == DOOR_MQTT ? BROKER_SOCKET : REGISTRY_SOCKET);
                 if (r < 0)
                         return fail(EX_OSERR, "cannot start: %s", strerror(-r));
                 (void) TAKE_FD(fd);
@@ -309,7 +325,8 @@ static int start_broker(Emulator *e) {
         if (poll_fds[1].revents)
                 return EXIT_SUCCESS + 1; /* told to stop before it served */
         if (read(ready_fd, &byte, 1) != 1)
-                return fail(EX_UNAVAILABLE, "the broker has ended at its start; its last words are above");
+                return fail(EX_UNAVAILABLE,
+                            "the broker has ended at its start; its last words are above");
         return 0;
 }
 
@@ -340,8 +357,8 @@ static int announce(const Emulator *e) {
         char text[64];
         int n, r;
 
-        n = snprintf(text, sizeof(text), "mqtt=%" PRIu64 " https=%" PRIu64, e->settings.ports[DOOR_MQTT],
-                     e->settings.ports[DOOR_HTTPS]);
+        n = snprintf(text, sizeof(text), "mqtt=%" PRIu64 " https=%" PRIu64,
+                     e->settings.ports[DOOR_MQTT], e->settings.ports[DOOR_HTTPS]);
         assert(n > 0 && (size_t) n < sizeof(text));
 
         {
@@ -358,7 +375,8 @@ static int announce(const Emulator *e) {
         printf("READY %s\n", text);
         if (fflush(stdout) != 0)
                 return fail(EX_IOERR, "cannot write to standard output: %s", strerror(errno));
-        (void) sd_notifyf(0, "READY=1\nSTATUS=%s", text); /* without a manager there is nobody to tell */
+        /* Without a manager there is nobody to tell. */
+        (void) sd_notifyf(0, "READY=1\nSTATUS=%s", text);
         return 0;
 }
 

@@ -62,8 +62,8 @@ static int skip_properties(Reader *r) {
 }
 
 typedef struct Layout {
-        size_t flags_at;            /* within the body */
-        size_t user_at;             /* where the user name's length begins, or would */
+        size_t flags_at; /* within the body */
+        size_t user_at;  /* where the user name's length begins, or would */
         const uint8_t *user;
         size_t user_size, user_end; /* user_end == user_at where there is none */
 } Layout;
@@ -109,7 +109,8 @@ static int append_length(Buffer *out, size_t n) {
         return buffer_append(out, bytes, k);
 }
 
-int mqtt_connect_prefix_user(const uint8_t *data, size_t n, const char *prefix, Buffer *out, size_t *ret_taken) {
+int mqtt_connect_prefix_user(const uint8_t *data, size_t n, const char *prefix, Buffer *out,
+                             size_t *ret_taken) {
         Reader packet = { data, n, 0 }, body;
         Layout l = { 0 };
         size_t prefix_size = strlen(prefix), size, user_size, out_body;

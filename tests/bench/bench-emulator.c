@@ -1,5 +1,5 @@
-/* How fast the emulator takes telemetry, beside stock mosquitto with TLS: one connection, QoS 1, 200 in flight.
- * The publisher is as light as can be, so that it is the broker that is measured. */
+/* How fast the emulator takes telemetry, beside stock mosquitto with TLS: one connection, QoS 1,
+ * 200 in flight. The publisher is as light as can be, so that it is the broker that is measured. */
 
 #include <assert.h>
 #include <fcntl.h>
@@ -99,7 +99,8 @@ static void send_connect(SSL *ssl, const char *user, const char *password) {
         add_text(&body, password);
         add_packet(&packet, 0x10, &body);
         write_tls(ssl, &packet);
-        TRY("CONNACK", SSL_read_ex(ssl, answer, sizeof(answer), &n) == 1 && n == 4 && answer[3] == 0);
+        TRY("CONNACK",
+            SSL_read_ex(ssl, answer, sizeof(answer), &n) == 1 && n == 4 && answer[3] == 0);
         buffer_done(&body);
         buffer_done(&packet);
 }
@@ -107,7 +108,8 @@ static void send_connect(SSL *ssl, const char *user, const char *password) {
 /* Messages per second. */
 static double publish(SSL *ssl) {
         Buffer out = { 0 }, body = { 0 };
-        char topic[] = "devices/" DEVICE "/messages/events/%24.mid=m-0000000001&sensor=wind", text[BODY_BYTES];
+        char topic[] = "devices/" DEVICE "/messages/events/%24.mid=m-0000000001&sensor=wind",
+             text[BODY_BYTES];
         uint8_t answers[4096];
         unsigned sent = 0, acknowledged_bytes = 0;
         usec_t start = now_usec(CLOCK_MONOTONIC);
@@ -179,17 +181,20 @@ static unsigned start_emulator(const char *dir, char **ret_key) {
         hub_device_done(&made);
         hub_free(hub);
 
-        TRY("asprintf", asprintf(&program, "%s/emulator/iothub-emulator", build ? build : "build") > 0);
+        TRY("asprintf",
+            asprintf(&program, "%s/emulator/iothub-emulator", build ? build : "build") > 0);
         TRY("pipe", pipe2(fds, O_CLOEXEC) == 0);
         child = fork();
         if (child == 0) {
                 dup2(fds[1], STDOUT_FILENO);
-                execl(program, program, "--state", dir, "--mqtt-port", "0", "--https-port", "0", (char *) NULL);
+                execl(program, program, "--state", dir, "--mqtt-port", "0", "--https-port", "0",
+                      (char *) NULL);
                 _exit(127);
         }
         close(fds[1]);
         f = fdopen(fds[0], "r");
-        TRY("READY", fgets(line, sizeof(line), f) && sscanf(line, "READY mqtt=%u https=%u", &mqtt, &https) == 2);
+        TRY("READY", fgets(line, sizeof(line), f) &&
+                                     sscanf(line, "READY mqtt=%u https=%u", &mqtt, &https) == 2);
         fclose(f);
         free(program);
         return mqtt;
@@ -203,14 +208,16 @@ static unsigned start_mosquitto(void) {
         FILE *f;
 
         TRY("port", bind(fd, (struct sockaddr *) &a, sizeof(a)) == 0 &&
-                            getsockname(fd, (struct sockaddr *) &a, &size) == 0);
+                                    getsockname(fd, (struct sockaddr *) &a, &size) == 0);
         close(fd);
         port = ntohs(a.sin_port);
         f = fopen("stock.conf", "w");
         TRY("stock.conf", f != NULL);
-        fprintf(f, "listener %u 127.0.0.1\ncafile ca.pem\ncertfile server.pem\nkeyfile server-key.pem\n"
-                   "allow_anonymous true\nset_tcp_nodelay true\nlog_type error\n%s", port,
-                geteuid() == 0 ? "user root\n" : "");
+        fprintf(f,
+                "listener %u 127.0.0.1\ncafile ca.pem\ncertfile server.pem\nkeyfile "
+                "server-key.pem\n"
+                "allow_anonymous true\nset_tcp_nodelay true\nlog_type error\n%s",
+                port, geteuid() == 0 ? "user root\n" : "");
         fclose(f);
         child = fork();
         if (child == 0) {
@@ -246,10 +253,12 @@ int main(void) {
                 unsigned port = start_emulator(dir, &key);
                 double rate;
 
-                TRY("token", sas_resource_device("localhost", DEVICE, NULL, &resource) >= 0 &&
-                                     sas_token_make(key, resource, now_usec(CLOCK_REALTIME) / USEC_PER_SEC + 3600,
-                                                    NULL, &token) >= 0 &&
-                                     hub_user_name("localhost", DEVICE, NULL, NULL, &user) >= 0);
+                TRY("token",
+                    sas_resource_device("localhost", DEVICE, NULL, &resource) >= 0 &&
+                                    sas_token_make(key, resource,
+                                                   now_usec(CLOCK_REALTIME) / USEC_PER_SEC + 3600,
+                                                   NULL, &token) >= 0 &&
+                                    hub_user_name("localhost", DEVICE, NULL, NULL, &user) >= 0);
                 rate = measure(port, "ca.pem", user, token);
                 stop_child();
                 unlink("events.jsonl");
@@ -263,10 +272,11 @@ int main(void) {
                 free(token);
                 free(user);
         }
-        printf("%u messages of %u bytes, QoS 1, window %u, TLS, best of %u rounds\n", MESSAGES, BODY_BYTES, WINDOW,
-               ROUNDS);
+        printf("%u messages of %u bytes, QoS 1, window %u, TLS, best of %u rounds\n", MESSAGES,
+               BODY_BYTES, WINDOW, ROUNDS);
         printf("stock mosquitto   %8.0f msg/s\n", best_stock);
-        printf("emulator          %8.0f msg/s   %.2f of stock\n", best_emulator, best_emulator / best_stock);
+        printf("emulator          %8.0f msg/s   %.2f of stock\n", best_emulator,
+               best_emulator / best_stock);
         (void) snprintf(command, sizeof(command), "rm -rf %s", dir);
         return system(command) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }

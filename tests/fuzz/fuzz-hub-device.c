@@ -1,6 +1,5 @@
-/* Goal: whatever JSON a registry call brings, it is refused with a reason or becomes an identity that is written and read
- * without a change.
- * Method: the input as the body of a PUT. */
+/* Goal: whatever JSON a registry call brings, it is refused with a reason or becomes an identity
+ * that is written and read without a change. Method: the input as the body of a PUT. */
 #include "emulator/hub-device.h"
 
 #include "tests/fuzz/fuzz.h"
@@ -29,7 +28,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
         fuzz_require(hub_device_from_json(written, &again, &reason) == 0);
         fuzz_require(same(d.id, again.id) && d.enabled == again.enabled && d.auth == again.auth);
         fuzz_require(same(d.status_reason, again.status_reason) && d.iot_edge == again.iot_edge);
-        fuzz_require(same(d.primary_key, again.primary_key) && same(d.secondary_key, again.secondary_key));
+        fuzz_require(same(d.primary_key, again.primary_key) &&
+                     same(d.secondary_key, again.secondary_key));
         fuzz_require(same(d.primary_thumbprint, again.primary_thumbprint));
         return 0;
 }

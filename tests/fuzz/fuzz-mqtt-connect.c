@@ -1,6 +1,6 @@
-/* Goal: whatever a client sends first, the front reads nothing beyond it, and what it passes on is a CONNECT that it
- * would take again, with the prefix in it.
- * Method: the input as the client's bytes; a result goes through a second time. */
+/* Goal: whatever a client sends first, the front reads nothing beyond it, and what it passes on is
+ * a CONNECT that it would take again, with the prefix in it. Method: the input as the client's
+ * bytes; a result goes through a second time. */
 #include "emulator/mqtt-connect.h"
 
 #include "tests/fuzz/fuzz.h"

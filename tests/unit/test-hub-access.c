@@ -1,5 +1,6 @@
 /* Goal: a token opens what it names, segment by segment, and nothing beside it.
- * Method: a table of resources against paths; a hub of its own in a temporary folder; the SDKs' tokens of the vectors. */
+ * Method: a table of resources against paths; a hub of its own in a temporary folder; the SDKs'
+ * tokens of the vectors. */
 
 #include "tests/support/test.h"
 
@@ -52,18 +53,24 @@ TEST(a_resource_covers_whole_segments_only) {
         Hub *h = open_hub("hub.example");
 
         for (size_t i = 0; i < ELEMENTSOF(cases); i++) {
-                ck_assert_msg(hub_resource_covers(h, cases[i].resource, cases[i].path, false) == cases[i].device,
+                ck_assert_msg(hub_resource_covers(h, cases[i].resource, cases[i].path, false) ==
+                                              cases[i].device,
                               "device: %s for %s", cases[i].resource, cases[i].path);
-                ck_assert_msg(hub_resource_covers(h, cases[i].resource, cases[i].path, true) == cases[i].service,
+                ck_assert_msg(hub_resource_covers(h, cases[i].resource, cases[i].path, true) ==
+                                              cases[i].service,
                               "service: %s for %s", cases[i].resource, cases[i].path);
         }
         hub_free(h);
 }
 
-static int enter(Hub *h, const char *user, const char *client_id, const char *password, usec_t now) {
+static int enter(Hub *h, const char *user, const char *client_id, const char *password,
+                 usec_t now) {
         HubAdmission a;
         const char *reason = NULL;
-        int r = hub_access_device(h, &(HubCredentials) { .client_id = client_id, .user_name = user, .password = password },
+        int r = hub_access_device(h,
+                                  &(HubCredentials) { .client_id = client_id,
+                                                      .user_name = user,
+                                                      .password = password },
                                   now, &a, &reason);
 
         ck_assert(r != -EACCES || reason);
@@ -78,7 +85,8 @@ TEST(a_token_is_good_until_its_second_ends) {
         assert_ok(hub_device_create(h, &wanted, &d));
         assert_ok(sas_token_make(d.primary_key, "hub.example/devices/d1", 1000, NULL, &token));
         assert_ok(enter(h, "hub.example/d1/?api-version=1", "d1", token, 1000 * USEC_PER_SEC - 1));
-        assert_error(enter(h, "hub.example/d1/?api-version=1", "d1", token, 1000 * USEC_PER_SEC), -EACCES);
+        assert_error(enter(h, "hub.example/d1/?api-version=1", "d1", token, 1000 * USEC_PER_SEC),
+                     -EACCES);
         hub_device_done(&d);
         hub_free(h);
 }
@@ -91,7 +99,8 @@ TEST(user_names_follow_the_grammar) {
                 { "hub.example/d1/?api-version=2021-04-12", true },
                 { "hub.example/d1/api-version=2016-11-14", true },
                 { "hub.example:8883/d1/?api-version=2021-04-12", true },
-                { "HUB.EXAMPLE/d1/?model-id=dtmi:a:b;1&api-version=2021-04-12&DeviceClientType=x", true },
+                { "HUB.EXAMPLE/d1/?model-id=dtmi:a:b;1&api-version=2021-04-12&DeviceClientType=x",
+                  true },
                 { "hub.example/d1/?api-version=", false },
                 { "hub.example/d1/?api-version", false },
                 { "hub.example/d1/?x-api-version=1", false },
@@ -112,13 +121,15 @@ TEST(user_names_follow_the_grammar) {
         assert_ok(hub_device_create(h, &wanted, &d));
         assert_ok(sas_token_make(d.primary_key, "hub.example/devices/d1", 1000, NULL, &token));
         for (size_t i = 0; i < ELEMENTSOF(cases); i++)
-                ck_assert_msg(enter(h, cases[i].user, "d1", token, 1) == (cases[i].good ? 0 : -EACCES), "%s",
-                              cases[i].user);
+                ck_assert_msg(enter(h, cases[i].user, "d1", token, 1) ==
+                                              (cases[i].good ? 0 : -EACCES),
+                              "%s", cases[i].user);
         hub_device_done(&d);
         hub_free(h);
 }
 
-/* Each device token of the vectors opens the door of its device, whatever SDK's encoding it follows. */
+/* Each device token of the vectors opens the door of its device, whatever SDK's encoding it
+ * follows. */
 TEST(the_tokens_of_the_vectors_are_taken) {
         struct json_object *vectors = test_vectors("device.json", "sas_token");
         unsigned n_taken = 0;

@@ -1,5 +1,6 @@
 /* Goal: the line of an event says what was sent, and the size limit is the hub's.
- * Method: the vectors d2c_size; each byte as a body and as a property, read back with another JSON parser. */
+ * Method: the vectors d2c_size; each byte as a body and as a property, read back with another JSON
+ * parser. */
 
 #include "tests/support/test.h"
 
@@ -11,8 +12,13 @@
 #include "lib/property-bag.h"
 
 static int format(const char *bag, const void *body, size_t body_size, Buffer *out) {
-        HubEvent e = { .device_id = "d1", .generation = 7, .enqueued_usec = 1767251289123000,
-                       .bag = bag, .bag_size = strlen(bag), .body = body, .body_size = body_size };
+        HubEvent e = { .device_id = "d1",
+                       .generation = 7,
+                       .enqueued_usec = 1767251289123000,
+                       .bag = bag,
+                       .bag_size = strlen(bag),
+                       .body = body,
+                       .body_size = body_size };
 
         return hub_event_format(&e, 41, out);
 }
@@ -43,13 +49,18 @@ TEST(the_limit_counts_as_the_hub_counts) {
                 ck_assert_int_eq(json_get_u64(v, "body_bytes", &body_size), 1);
                 ck_assert_int_eq(json_get_bool(v, "fits_262144", &fits), 1);
                 for (size_t k = 0; k < 2; k++) {
-                        ck_assert_int_eq(json_get_array(v, k == 0 ? "system" : "application", &pairs), 1);
+                        ck_assert_int_eq(json_get_array(v, k == 0 ? "system" : "application",
+                                                        &pairs),
+                                         1);
                         for (size_t p = 0; p < json_object_array_length(pairs); p++) {
                                 struct json_object *pair = json_object_array_get_idx(pairs, p);
 
                                 assert_ok(property_bag_add(
-                                        &bag, json_object_get_string(json_object_array_get_idx(pair, 0)),
-                                        json_object_get_string(json_object_array_get_idx(pair, 1))));
+                                                &bag,
+                                                json_object_get_string(
+                                                                json_object_array_get_idx(pair, 0)),
+                                                json_object_get_string(json_object_array_get_idx(
+                                                                pair, 1))));
                         }
                 }
                 assert_ok(property_bag_encode(&bag, &text, NULL));
@@ -80,17 +91,18 @@ TEST(every_byte_comes_back) {
                         ck_assert_uint_eq(n, sizeof(body));
                         ck_assert_mem_eq(decoded, body, n);
                 }
-                ck_assert_int_eq(json_get_object(o, "properties", &(struct json_object *) { NULL }), 1);
+                ck_assert_int_eq(json_get_object(o, "properties", &(struct json_object *){ NULL }),
+                                 1);
         }
 }
 
 TEST(the_fields_are_those_that_consumers_know) {
         _cleanup_(buffer_done) Buffer out = { 0 };
         static const char want[] =
-                "{\"deviceId\":\"d1\",\"generationId\":\"7\",\"sequenceNumber\":41,"
-                "\"enqueuedTime\":\"2026-01-01T07:08:09.123Z\","
-                "\"systemProperties\":{\"messageId\":\"m 1\",\"$.other\":\"\"},"
-                "\"properties\":{\"a\":\"2\",\"b\":\"\"},\"body\":\"hi\"}\n";
+                        "{\"deviceId\":\"d1\",\"generationId\":\"7\",\"sequenceNumber\":41,"
+                        "\"enqueuedTime\":\"2026-01-01T07:08:09.123Z\","
+                        "\"systemProperties\":{\"messageId\":\"m 1\",\"$.other\":\"\"},"
+                        "\"properties\":{\"a\":\"2\",\"b\":\"\"},\"body\":\"hi\"}\n";
 
         assert_ok(format("a=1&%24.mid=m%201&a=2&b&$.other", "hi", 2, &out));
         assert_ok(buffer_append(&out, "", 1));

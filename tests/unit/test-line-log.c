@@ -1,5 +1,6 @@
 /* Goal: a line is in the file whole or not at all, whatever ended the writer or stopped the disk.
- * Method: a file cut at each of its bytes; a limit on the file's size that hits a write at each of its bytes. */
+ * Method: a file cut at each of its bytes; a limit on the file's size that hits a write at each of
+ * its bytes. */
 
 #include "tests/support/test.h"
 

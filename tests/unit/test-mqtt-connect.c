@@ -1,5 +1,6 @@
-/* Goal: whatever a client sends first, the broker gets a CONNECT with the front's prefix or nothing at all.
- * Method: a packet for each mix of flags and versions, compared field by field; each cut at every byte; bytes flipped. */
+/* Goal: whatever a client sends first, the broker gets a CONNECT with the front's prefix or nothing
+ * at all. Method: a packet for each mix of flags and versions, compared field by field; each cut at
+ * every byte; bytes flipped. */
 
 #include "tests/support/test.h"
 
@@ -20,7 +21,8 @@ static void build(uint8_t level, uint8_t flags, const char *user, size_t user_si
         add_text(&body, "MQTT", 4);
         assert_ok(buffer_append(&body, (uint8_t[]) { level, flags, 0x01, 0x2c }, 4));
         if (level == 5)
-                assert_ok(buffer_append(&body, "\3\x21\0\x14", 4)); /* properties: a receive maximum */
+                assert_ok(buffer_append(&body, "\3\x21\0\x14",
+                                        4)); /* properties: a receive maximum */
         add_text(&body, "windmill", 8);
         if (flags & 0x04) {
                 if (level == 5)
@@ -56,12 +58,16 @@ TEST(every_mix_of_flags_gets_the_prefix_and_keeps_the_rest) {
 
                         build(all_levels[l], flags, "host/windmill/?x", 16, &in);
                         if (flags & 0x80)
-                                build(all_levels[l], flags, PREFIX "host/windmill/?x", 16 + strlen(PREFIX), &want);
+                                build(all_levels[l], flags, PREFIX "host/windmill/?x",
+                                      16 + strlen(PREFIX), &want);
                         else
                                 build(all_levels[l], flags | 0x80, PREFIX, strlen(PREFIX), &want);
-                        assert_ok(buffer_append(&in, "more", 4)); /* a client may go on before the CONNACK */
+                        assert_ok(buffer_append(&in, "more",
+                                                4)); /* a client may go on before the CONNACK */
 
-                        ck_assert_int_eq(mqtt_connect_prefix_user(in.data, in.size, PREFIX, &out, &taken), 1);
+                        ck_assert_int_eq(mqtt_connect_prefix_user(in.data, in.size, PREFIX, &out,
+                                                                  &taken),
+                                         1);
                         ck_assert_uint_eq(taken, in.size - 4);
                         ck_assert_uint_eq(out.size, want.size);
                         ck_assert_mem_eq(out.data, want.data, want.size);
@@ -93,9 +99,10 @@ TEST(fields_that_overrun_the_packet_are_refused) {
                 size_t taken;
 
                 in.data[1] = (uint8_t) (in.size - 2 - n);
-                /* The password is passed on unread, so only a loss that reaches the user name is seen here; the
-                 * broker checks the rest. */
-                ck_assert_int_eq(mqtt_connect_prefix_user(in.data, in.size - n, PREFIX, &out, &taken),
+                /* The password is passed on unread, so only a loss that reaches the user name is
+                 * seen here; the broker checks the rest. */
+                ck_assert_int_eq(mqtt_connect_prefix_user(in.data, in.size - n, PREFIX, &out,
+                                                          &taken),
                                  n <= 10 ? 1 : -EBADMSG);
         }
 }
@@ -106,10 +113,10 @@ TEST(what_is_no_connect_is_refused) {
                 size_t n;
                 int result;
         } cases[] = {
-                { "\x30\x00", 2, -EBADMSG },             /* PUBLISH */
+                { "\x30\x00", 2, -EBADMSG }, /* PUBLISH */
                 { "GET / HTTP/1.1\r\n", 16, -EBADMSG },
-                { "\x11\x00", 2, -EBADMSG },             /* reserved bits */
-                { "\x10\x00", 2, -EBADMSG },             /* empty */
+                { "\x11\x00", 2, -EBADMSG },                 /* reserved bits */
+                { "\x10\x00", 2, -EBADMSG },                 /* empty */
                 { "\x10\xff\xff\xff\xff\x01", 6, -EBADMSG }, /* a length of five bytes */
                 { "\x10\xff\xff\xff\x7f", 5, -EMSGSIZE },
         };
@@ -118,7 +125,8 @@ TEST(what_is_no_connect_is_refused) {
                 _cleanup_(buffer_done) Buffer out = { 0 };
                 size_t taken;
 
-                assert_error(mqtt_connect_prefix_user((const uint8_t *) cases[i].bytes, cases[i].n, PREFIX, &out, &taken),
+                assert_error(mqtt_connect_prefix_user((const uint8_t *) cases[i].bytes, cases[i].n,
+                                                      PREFIX, &out, &taken),
                              cases[i].result);
         }
 }
@@ -143,7 +151,8 @@ TEST(flipped_bits_never_read_past_the_packet) {
         build(5, 0xee, "host/windmill/?x", 16, &in);
         for (size_t i = 0; i < in.size * 8; i++) {
                 _cleanup_(buffer_done) Buffer out = { 0 };
-                _cleanup_free_ uint8_t *exact = malloc(in.size); /* a reader that goes too far meets the sanitizer */
+                _cleanup_free_ uint8_t *exact = malloc(
+                                in.size); /* a reader that goes too far meets the sanitizer */
                 size_t taken;
                 int r;
 

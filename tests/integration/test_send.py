@@ -191,6 +191,39 @@ def what_is_no_varlink_ends_the_run(folder):
 
 
 @test
+def replies_of_another_shape_end_the_run(folder):
+    end = {"sequenceNumber": 1, "position": 0, "state": "confirmed"}
+    for number, (method, reply) in enumerate(
+        [("Resume", r) for r in ({}, {"next": "0"}, {"next": -1}, {"next": None}, {"next": 1.5})]
+        + [("Subscribe", {"missed": "x"}), ("Subscribe", {"ends": 5}), ("Subscribe", {"ends": {}})]
+        + [("Subscribe", {"ends": [e]}) for e in (5, None, [], {}, {**end, "state": 5}, {**end, "position": -1})]
+        + [("Subscribe", {"ends": [{**end, "position": 1 << 60}]}), ("Subscribe", {"ends": [{**end, "messageId": 5}]})]
+    ):
+        sub = os.path.join(folder, str(number))
+        os.mkdir(sub)
+        with FakeDaemon(sub) as d:
+            d.replies[method] = reply
+            d.on_send = lambda number, _: LOSE_REPLY if number == 1 else None
+            code, _, err = ctl(d, *(["--wait"] if method == "Subscribe" else []), data=lines(2))
+            assert code == EX_PROTOCOL, (method, reply, code, err)
+    for error in ({"index": 2, "reason": "x"}, {"index": -1}, {"index": "0"}, {}):
+        sub = os.path.join(folder, str(error)[:20])
+        os.mkdir(sub)
+        with FakeDaemon(sub) as d:
+            d.on_send = lambda number, _, e=error: ("InvalidMessage", e)
+            assert ctl(d, data=lines(2))[0] == EX_PROTOCOL, error
+
+
+@test
+def status_shows_what_it_understands(folder):
+    with FakeDaemon(folder) as d:
+        for reply in ({}, {"lanes": 5, "retry": [], "outbox": "x"}, {"accepted": "x", "hub": 5, "lanes": {"bulk": {}}}):
+            d.replies["GetStatus"] = reply
+            code, out, _ = ctl(d, verb="status")
+            assert code == 0 and "0 accepted" in out, (reply, out)
+
+
+@test
 def a_forgotten_stream_is_replaced(folder):
     with FakeDaemon(folder) as d:
         p = start(d)

@@ -96,6 +96,7 @@ class FakeDaemon:
         self.capacity = None
         self.confirms = True  # at once
         self.garbage = False
+        self.replies = {}  # parameters to give instead, by method
         self.calls = []  # names of the methods
         self.complaints = []  # about what no sender may do
         self.listener = None
@@ -188,6 +189,8 @@ class FakeDaemon:
             if self.garbage:
                 client.connection.sendall(b"[1,2\0")
                 return None
+            if name in self.replies:
+                return self.replies[name]
             return getattr(self, f"_{name.lower()}")(client, parameters)
 
     def _send(self, client, parameters):

@@ -100,11 +100,20 @@ static void serve(Session *s) {
                         if (buffer_append(&s->in, chunk, (size_t) n) < 0)
                                 return;
                 go_on = on_bytes(s);
-                if (s->out.size > 0 && (go_on || s->options->connack != 0 || s->options->stop_after > 0))
-                        if (SSL_write(s->ssl, s->out.data, (int) s->out.size) <= 0)
-                                return;
+                if (s->out.size > 0 && SSL_write(s->ssl, s->out.data, (int) s->out.size) <= 0)
+                        return;
                 s->out.size = 0;
         }
+}
+
+/* Closing with unread bytes would send RST, which may overtake the last PUBACKs. */
+static void hang_up(int fd) {
+        char chunk[65536];
+
+        (void) shutdown(fd, SHUT_WR);
+        while (read(fd, chunk, sizeof(chunk)) > 0)
+                ;
+        (void) close(fd);
 }
 
 static void run(const SinkBrokerOptions *o, int listen_fd) {
@@ -123,11 +132,12 @@ static void run(const SinkBrokerOptions *o, int listen_fd) {
                         _exit(1);
                 (void) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
                 SSL_set_fd(s.ssl, fd);
-                serve(&s);
+                if (!o->cut_tls)
+                        serve(&s);
                 SSL_free(s.ssl);
                 buffer_done(&s.in);
                 buffer_done(&s.out);
-                (void) close(fd);
+                hang_up(fd);
         }
 }
 
@@ -138,6 +148,8 @@ pid_t sink_broker_start(const SinkBrokerOptions *options, unsigned *ret_port) {
         pid_t parent = getpid(), pid;
 
         fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        if (options->address && inet_pton(AF_INET, options->address, &a.sin_addr) != 1)
+                return -EINVAL;
         if (fd < 0 || bind(fd, (struct sockaddr *) &a, sizeof(a)) < 0 || listen(fd, 16) < 0 ||
             getsockname(fd, (struct sockaddr *) &a, &n) < 0)
                 return -errno;

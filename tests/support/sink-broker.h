@@ -9,6 +9,8 @@
 
 typedef struct SinkBrokerOptions {
         const char *cert_file, *key_file;
+        const char *address;        /* NULL: 127.0.0.1 */
+        bool cut_tls;               /* closes each connection at once */
         uint8_t connack;            /* return code of every CONNACK */
         const char *cut_at;         /* cuts the connection at a PUBLISH whose topic holds this text */
         bool cut_always;            /* cuts at the first PUBLISH */
@@ -17,6 +19,6 @@ typedef struct SinkBrokerOptions {
         uint64_t stop_after;        /* cuts once this many PUBLISHes of a connection are acknowledged; 0: never */
 } SinkBrokerOptions;
 
-/* Listens on 127.0.0.1, *ret_port tells where. The child ends with its parent. Returns its pid or -errno. */
+/* *ret_port tells where. The child ends with its parent. Returns its pid or -errno. */
 pid_t sink_broker_start(const SinkBrokerOptions *options, unsigned *ret_port);
 void sink_broker_stop(pid_t pid);

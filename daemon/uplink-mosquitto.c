@@ -76,6 +76,8 @@ struct UplinkMosquitto {
         char *password;
         struct mosquitto *mosq;
         SSL_CTX *tls_context;
+        UplinkTlsPeer peer;
+        char library_line[256]; /* the last error line of the library, which keeps no other trace of some errors */
         UplinkWindow in_flight; /* by message id of MQTT; the value is the seq */
         Buffer outgoing;        /* swapped with the inbox */
         Buffer topic;
@@ -263,14 +265,24 @@ static void on_puback(struct mosquitto *mosq, void *userdata, int mid) {
                 m->no_memory = true; /* the connection ends, the message is sent again */
 }
 
+/* Runs on the thread. Of several errors the first is the cause. */
+static void on_log(struct mosquitto *mosq, void *userdata, int level, const char *line) {
+        UplinkMosquitto *m = userdata;
+
+        if (level == MOSQ_LOG_ERR && m->library_line[0] == '\0')
+                (void) snprintf(m->library_line, sizeof(m->library_line), "%s", line);
+}
+
 static int new_instance(UplinkMosquitto *m) {
         mosquitto_destroy(m->mosq);
+        m->library_line[0] = '\0';
         m->mosq = mosquitto_new(m->client_id, /* clean_start= */ false, m);
         if (!m->mosq)
                 return end(m, UPLINK_ERROR_LOCAL, "Cannot prepare the connection: %s", strerror(errno));
 
         mosquitto_connect_callback_set(m->mosq, on_connect);
         mosquitto_publish_callback_set(m->mosq, on_puback);
+        mosquitto_log_callback_set(m->mosq, on_log);
         if (mosquitto_threaded_set(m->mosq, true) != MOSQ_ERR_SUCCESS ||
             mosquitto_int_option(m->mosq, MOSQ_OPT_PROTOCOL_VERSION, MQTT_PROTOCOL_V311) != MOSQ_ERR_SUCCESS ||
             mosquitto_int_option(m->mosq, MOSQ_OPT_TCP_NODELAY, 1) != MOSQ_ERR_SUCCESS ||
@@ -295,6 +307,10 @@ static int connect_address(UplinkMosquitto *m, const char *address, usec_t deadl
         r = mosquitto_connect_async(m->mosq, address, (int) m->port, (int) (m->keep_alive_usec / USEC_PER_SEC));
         first_error = errno;
         fd = mosquitto_socket(m->mosq);
+        if (r == MOSQ_ERR_TLS) { /* the peer was quick enough for the library's own try at the handshake */
+                m->end_class = uplink_tls_describe_line(&m->peer, m->library_line, m->end_text, sizeof(m->end_text));
+                return m->end_class == UPLINK_ERROR_NETWORK ? 0 : -ECANCELED;
+        }
         if (r != MOSQ_ERR_SUCCESS || fd < 0) {
                 error = r == MOSQ_ERR_ERRNO ? first_error : 0;
                 goto failed;
@@ -342,7 +358,7 @@ static int shake_hands(UplinkMosquitto *m, usec_t deadline_usec) {
                         break;
                 error = SSL_get_error(ssl, r);
                 if (error != SSL_ERROR_WANT_READ && error != SSL_ERROR_WANT_WRITE) {
-                        m->end_class = uplink_tls_describe_failure(ssl, error, errno, m->host, m->end_text,
+                        m->end_class = uplink_tls_describe_failure(&m->peer, error, errno, m->end_text,
                                                                    sizeof(m->end_text));
                         return m->end_class == UPLINK_ERROR_NETWORK ? 0 : -ECANCELED;
                 }
@@ -450,7 +466,8 @@ static int resolve_and_connect(UplinkMosquitto *m) {
         struct addrinfo *list;
         int r, saved;
 
-        if (uplink_tls_context_new(m->ca_file, m->host, &m->tls_context, m->end_text, sizeof(m->end_text)) < 0) {
+        m->peer.host = m->host;
+        if (uplink_tls_context_new(m->ca_file, &m->peer, &m->tls_context, m->end_text, sizeof(m->end_text)) < 0) {
                 m->end_class = UPLINK_ERROR_LOCAL;
                 return -ECANCELED;
         }
@@ -720,6 +737,7 @@ static void stay_connected(UplinkMosquitto *m) {
         m->password = erase_and_free(m->password);
         /* Without a reconnect inside the library it needs no name and token any more. */
         (void) mosquitto_username_pw_set(m->mosq, NULL, NULL); /* only frees */
+        mosquitto_log_callback_set(m->mosq, NULL); /* it would format a line for each packet */
         lock(m);
         m->phase = PHASE_CONNECTED;
         m->connected = true;
@@ -738,15 +756,16 @@ static void *thread_main(void *userdata) {
                 stay_connected(m);
         mosquitto_destroy(m->mosq);
         SSL_CTX_free(m->tls_context);
+        OPENSSL_thread_stop(); /* now, so that nothing of ours is left once this thread counts as gone */
 
         lock(m);
         m->ended = true;
         abandoned = m->abandoned;
         report_locked(m);
         unlock(m);
+        unreference(m);
         if (abandoned)
                 atomic_fetch_sub(&n_abandoned, 1);
-        unreference(m);
         return NULL;
 }
 
@@ -835,6 +854,10 @@ UplinkMosquitto *uplink_mosquitto_free(UplinkMosquitto *m) {
         unlock(m);
         unreference(m);
         return NULL;
+}
+
+unsigned uplink_mosquitto_n_abandoned(void) {
+        return atomic_load(&n_abandoned);
 }
 
 int uplink_mosquitto_fd(UplinkMosquitto *m) {

@@ -61,6 +61,9 @@ int uplink_mosquitto_new(const UplinkMosquittoOptions *options, const UplinkMosq
 UplinkMosquitto *uplink_mosquitto_free(UplinkMosquitto *m);
 DEFINE_CLEANUP(UplinkMosquitto *, uplink_mosquitto_free);
 
+/* Threads that were left behind and have not ended yet. */
+unsigned uplink_mosquitto_n_abandoned(void);
+
 /* Readable when uplink_mosquitto_process() has something to tell. */
 int uplink_mosquitto_fd(UplinkMosquitto *m);
 void uplink_mosquitto_process(UplinkMosquitto *m);

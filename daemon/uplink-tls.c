@@ -20,13 +20,22 @@ static bool is_address(const char *host) {
  * uplink-mosquitto.c). This runs before the ClientHello is made and puts the right name there; an address is never
  * sent as a name (RFC 6066 section 3). */
 static void on_handshake_start(const SSL *ssl, int where, int value) {
-        const char *host = SSL_CTX_get_app_data(SSL_get_SSL_CTX(ssl));
+        const UplinkTlsPeer *peer = SSL_CTX_get_app_data(SSL_get_SSL_CTX(ssl));
 
         if (!(where & SSL_CB_HANDSHAKE_START))
                 return;
         /* const is the callback's alone; without memory the hub shows its default certificate, which is verified. */
         (void) SSL_ctrl((SSL *) (uintptr_t) ssl, SSL_CTRL_SET_TLSEXT_HOSTNAME, TLSEXT_NAMETYPE_host_name,
-                        is_address(host) ? NULL : (void *) (uintptr_t) host);
+                        is_address(peer->host) ? NULL : (void *) (uintptr_t) peer->host);
+}
+
+static int on_verified(int ok, X509_STORE_CTX *store) {
+        const SSL *ssl = X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx());
+        UplinkTlsPeer *peer = SSL_CTX_get_app_data(SSL_get_SSL_CTX(ssl));
+
+        if (!ok)
+                peer->verify_error = X509_STORE_CTX_get_error(store);
+        return ok;
 }
 
 static bool has_hashed_roots(const char *dir) {
@@ -66,12 +75,13 @@ static int expect_name(SSL_CTX *ctx, const char *host) {
         return X509_VERIFY_PARAM_set1_host(param, host, 0);
 }
 
-int uplink_tls_context_new(const char *ca_file, const char *host, SSL_CTX **ret, char *buf, size_t size) {
+int uplink_tls_context_new(const char *ca_file, UplinkTlsPeer *peer, SSL_CTX **ret, char *buf, size_t size) {
         SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
 
         if (!ctx)
                 goto no_memory;
-        SSL_CTX_set_app_data(ctx, (void *) (uintptr_t) host); /* for on_handshake_start(), which only reads it */
+        peer->verify_error = X509_V_OK;
+        SSL_CTX_set_app_data(ctx, peer);
 
         if (ca_file && !SSL_CTX_load_verify_file(ctx, ca_file)) {
                 (void) snprintf(buf, size, "Cannot read the certificates of ca_file %s (%s); name a readable PEM file",
@@ -80,11 +90,11 @@ int uplink_tls_context_new(const char *ca_file, const char *host, SSL_CTX **ret,
                 SSL_CTX_free(ctx);
                 return -EINVAL;
         }
-        if ((!ca_file && !load_system_roots(ctx)) || !expect_name(ctx, host) ||
+        if ((!ca_file && !load_system_roots(ctx)) || !expect_name(ctx, peer->host) ||
             !SSL_CTX_set_min_proto_version(ctx, TLS1_2_VERSION))
                 goto no_memory;
 
-        SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER, NULL);
+        SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER, on_verified);
         SSL_CTX_set_info_callback(ctx, on_handshake_start);
         SSL_CTX_set_options(ctx, SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION);
         SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
@@ -133,28 +143,40 @@ static UplinkErrorClass describe_verification(long verify, const char *host, cha
         }
 }
 
-UplinkErrorClass uplink_tls_describe_failure(SSL *ssl, int ssl_error, int saved_errno, const char *host, char *buf,
+static UplinkErrorClass describe_closed(const char *host, const char *reason, char *buf, size_t size) {
+        (void) snprintf(buf, size, "%s closed the connection while TLS was set up (%s); check that the port is right and no "
+                                   "firewall is in between", host, reason);
+        return UPLINK_ERROR_NETWORK;
+}
+
+static UplinkErrorClass describe_tls(const char *host, const char *reason, char *buf, size_t size) {
+        (void) snprintf(buf, size, "TLS with %s failed (%s); check the port, and that no proxy answers in its place", host,
+                        reason);
+        return UPLINK_ERROR_TLS;
+}
+
+UplinkErrorClass uplink_tls_describe_failure(const UplinkTlsPeer *peer, int ssl_error, int saved_errno, char *buf,
                                              size_t size) {
-        long verify = SSL_get_verify_result(ssl);
         unsigned long e = ERR_peek_last_error();
 
         ERR_clear_error();
-        if (verify != X509_V_OK)
-                return describe_verification(verify, host, buf, size);
-        if (ssl_error == SSL_ERROR_SYSCALL || (e != 0 && ERR_SYSTEM_ERROR(e))) {
-                (void) snprintf(buf, size, "%s closed the connection while TLS was set up (%s); check that the port "
-                                           "is right and no firewall is in between", host,
-                                saved_errno != 0 ? strerror(saved_errno) : "no error given");
-                return UPLINK_ERROR_NETWORK;
-        }
-        if (e != 0 && ERR_GET_REASON(e) == SSL_R_UNEXPECTED_EOF_WHILE_READING) {
-                (void) snprintf(buf, size, "%s closed the connection while TLS was set up; check that the port is right "
-                                           "and no firewall is in between", host);
-                return UPLINK_ERROR_NETWORK;
-        }
-        (void) snprintf(buf, size, "TLS with %s failed (%s); check the port, and that no proxy answers in its place", host,
-                        e != 0 ? strempty(ERR_reason_error_string(e)) : "no reason given");
-        return UPLINK_ERROR_TLS;
+        if (peer->verify_error != X509_V_OK)
+                return describe_verification(peer->verify_error, peer->host, buf, size);
+        if (ssl_error == SSL_ERROR_SYSCALL || (e != 0 && ERR_SYSTEM_ERROR(e)))
+                return describe_closed(peer->host, saved_errno != 0 ? strerror(saved_errno) : "no error given", buf, size);
+        if (e != 0 && ERR_GET_REASON(e) == SSL_R_UNEXPECTED_EOF_WHILE_READING)
+                return describe_closed(peer->host, "end of file", buf, size);
+        return describe_tls(peer->host, e != 0 ? strempty(ERR_reason_error_string(e)) : "no reason given", buf, size);
+}
+
+UplinkErrorClass uplink_tls_describe_line(const UplinkTlsPeer *peer, const char *line, char *buf, size_t size) {
+        const char *reason = strrchr(line, ':');
+
+        if (peer->verify_error != X509_V_OK)
+                return describe_verification(peer->verify_error, peer->host, buf, size);
+        if (strstr(line, "unexpected eof") || *line == '\0')
+                return describe_closed(peer->host, "end of file", buf, size);
+        return describe_tls(peer->host, reason ? reason + 1 : line, buf, size);
 }
 
 int uplink_tls_buffer_push(SSL *ssl) {

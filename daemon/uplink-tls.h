@@ -9,14 +9,22 @@
 
 #include "daemon/uplink-state.h"
 
-/* A context that accepts only a certificate for host (a DNS name or an address) under the roots of ca_file, or the
- * system's where that is NULL. The chain and the name are checked by OpenSSL itself; nothing turns that off.
- * 0, or -errno with a sentence in buf. *ret: SSL_CTX_free(); host must outlive it. */
-int uplink_tls_context_new(const char *ca_file, const char *host, SSL_CTX **ret, char *buf, size_t size);
+typedef struct UplinkTlsPeer {
+        const char *host;  /* borrowed: a DNS name or an address */
+        long verify_error; /* of the last verification that failed, X509_V_OK: none */
+} UplinkTlsPeer;
+
+/* A context that accepts only a certificate for the peer's host under the roots of ca_file, or the system's where that
+ * is NULL. The chain and the name are checked by OpenSSL itself; nothing turns that off.
+ * 0, or -errno with a sentence in buf. *ret: SSL_CTX_free(); peer must outlive it. */
+int uplink_tls_context_new(const char *ca_file, UplinkTlsPeer *peer, SSL_CTX **ret, char *buf, size_t size);
 
 /* After a failed handshake: its class and a sentence, the verification error by name. ssl_error: SSL_get_error(). */
-UplinkErrorClass uplink_tls_describe_failure(SSL *ssl, int ssl_error, int saved_errno, const char *host, char *buf,
+UplinkErrorClass uplink_tls_describe_failure(const UplinkTlsPeer *peer, int ssl_error, int saved_errno, char *buf,
                                              size_t size);
+
+/* The same where the library has thrown the error away but for its own log line. */
+UplinkErrorClass uplink_tls_describe_line(const UplinkTlsPeer *peer, const char *line, char *buf, size_t size);
 
 /* Roots are needed for the handshake only; on a system whose roots are one big file they cost some MB. */
 void uplink_tls_forget_roots(SSL_CTX *ctx);

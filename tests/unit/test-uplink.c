@@ -4,10 +4,12 @@
 #include "tests/support/test.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <stdarg.h>
 
 #include "daemon/log.h"
 #include "daemon/uplink.h"
+#include "daemon/uplink-mosquitto.h"
 #include "emulator/certificates.h"
 #include "lib/fd-util.h"
 #include "tests/support/memory-outbox.h"
@@ -83,6 +85,8 @@ static void start(Fixture *f, const char *host) {
 
 static void end(Fixture *f) {
         uplink_free(f->uplink);
+        while (uplink_mosquitto_n_abandoned() > 0) /* or the leak checker finds them at work */
+                (void) sched_yield();
         credentials_free(f->credentials);
         memory_outbox_free(f->outbox);
         sd_event_unref(f->event);
@@ -346,7 +350,7 @@ TEST(free_in_any_state_leaves_nothing_behind) {
 
                 begin(&f, &(SinkBrokerOptions) {}, 500, 100);
                 start(&f, "localhost");
-                for (unsigned i = 0; i < n_turns; i++)
+                for (unsigned i = 0; i < n_turns && books(&f).n_confirmed < 500; i++)
                         assert_ok(sd_event_run(f.event, UINT64_MAX));
                 end(&f);
         }

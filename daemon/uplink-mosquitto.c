@@ -1,12 +1,13 @@
-/* How it works: the thread looks the name up, then tries each of its addresses with an equal share of the time that is
- * left. libmosquitto is given the address (mosquitto_connect_async() with a number neither resolves nor blocks) and a TLS
- * context of ours, which checks the chain and the host name. The handshake is driven here, because only so its errors
- * can be told apart (and libmosquitto 2.0 spins when a connection is reset in mid-handshake).
+/* How it works: the thread looks the name up, then tries each of its addresses with an equal share
+ * of the time that is left. libmosquitto is given the address (mosquitto_connect_async() with a
+ * number neither resolves nor blocks) and a TLS context of ours, which checks the chain and the
+ * host name. The handshake is driven here, because only so its errors can be told apart (and
+ * libmosquitto 2.0 spins when a connection is reset in mid-handshake).
  *
- * Once connected the thread polls the socket and a wake-up descriptor. mosquitto_threaded_set() makes
- * mosquitto_publish() only queue, so a batch costs one mosquitto_loop_write(); a buffer below TLS gathers its records,
- * and read-ahead above the socket gathers the PUBACKs. The usual mosquitto_loop_start() costs a multiple of the CPU
- * (tests/bench/bench-uplink.c runs both). */
+ * Once connected the thread polls the socket and a wake-up descriptor. mosquitto_threaded_set()
+ * makes mosquitto_publish() only queue, so a batch costs one mosquitto_loop_write(); a buffer below
+ * TLS gathers its records, and read-ahead above the socket gathers the PUBACKs. The usual
+ * mosquitto_loop_start() costs a multiple of the CPU (tests/bench/bench-uplink.c runs both). */
 #include "daemon/uplink-mosquitto.h"
 
 #include <assert.h>
@@ -35,7 +36,9 @@
 #define THREAD_STACK_BYTES (512U * 1024U) /* name service modules want more than the smallest */
 #define TEXT_MAX 640U
 #define CONNACK_NONE (-1)
-#define PONG_USEC_MAX (30 * USEC_PER_SEC) /* longest wait for PINGRESP; half the keep-alive where that is shorter */
+#define PONG_USEC_MAX                                                                              \
+        (30 *                                                                                      \
+         USEC_PER_SEC) /* longest wait for PINGRESP; half the keep-alive where that is shorter */
 
 typedef enum Phase {
         PHASE_RESOLVING,
@@ -65,26 +68,28 @@ struct UplinkMosquitto {
         bool abandoned, disconnect;
         Phase phase;
         char address[NI_MAXHOST];
-        Buffer inbox;           /* OutboxDelivery *, handed over and not yet taken by the thread */
+        Buffer inbox; /* OutboxDelivery *, handed over and not yet taken by the thread */
         usec_t inbox_since_usec;
-        Buffer confirmed;       /* uint64_t seqs, not yet told */
-        Buffer unsendable;      /* Unsendable, not yet told */
+        Buffer confirmed;  /* uint64_t seqs, not yet told */
+        Buffer unsendable; /* Unsendable, not yet told */
         bool connected, ended;
-        bool reported;          /* report_fd is readable */
+        bool reported; /* report_fd is readable */
 
         /* The thread alone. end_*: the loop's once ended is set. */
         char *password;
         struct mosquitto *mosq;
         SSL_CTX *tls_context;
         UplinkTlsPeer peer;
-        char library_line[256]; /* the last error line of the library, which keeps no other trace of some errors */
+        char library_line[256]; /* the last error line of the library, which keeps no other trace of
+                                   some errors */
         UplinkWindow in_flight; /* by message id of MQTT; the value is the seq */
         Buffer outgoing;        /* swapped with the inbox */
         Buffer topic;
-        Buffer confirmed_now;   /* gathered while reading, handed over after it */
+        Buffer confirmed_now; /* gathered while reading, handed over after it */
         bool no_memory;
         int connack;
-        usec_t connected_usec, last_in_usec, last_out_usec, ping_usec; /* CLOCK_MONOTONIC, as in the library */
+        usec_t connected_usec, last_in_usec, last_out_usec,
+                ping_usec; /* CLOCK_MONOTONIC, as in the library */
         UplinkErrorClass end_class;
         int end_connack;
         char end_text[TEXT_MAX];
@@ -98,10 +103,13 @@ struct UplinkMosquitto {
 static atomic_uint n_abandoned; /* threads left behind that have not ended yet */
 
 static void init_libraries(void) {
-        /* Threads are left behind when the process ends: the clean-up of OpenSSL at exit would free what they use. */
-        (void) OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, NULL); /* a failure shows with the first context */
-        (void) mosquitto_lib_init(); /* always succeeds on Linux */
-        (void) signal(SIGPIPE, SIG_IGN); /* a closed socket is an error code here; cannot fail for SIGPIPE */
+        /* Threads are left behind when the process ends: the clean-up of OpenSSL at exit would free
+         * what they use. */
+        (void) OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT,
+                                   NULL); /* a failure shows with the first context */
+        (void) mosquitto_lib_init();      /* always succeeds on Linux */
+        (void) signal(SIGPIPE,
+                      SIG_IGN); /* a closed socket is an error code here; cannot fail for SIGPIPE */
 }
 
 void uplink_mosquitto_init(void) {
@@ -169,7 +177,8 @@ static void unreference(UplinkMosquitto *m) {
                 destroy(m);
 }
 
-/* The report lasts until process(), so that a burst of PUBACKs wakes the loop once. Under the mutex. */
+/* The report lasts until process(), so that a burst of PUBACKs wakes the loop once. Under the
+ * mutex. */
 static void report_locked(UplinkMosquitto *m) {
         if (m->reported)
                 return;
@@ -195,8 +204,8 @@ static bool is_abandoned(UplinkMosquitto *m) {
         return b;
 }
 
-/* Sets why the connection is over; the first reason is the one that counts. Returns -ECANCELED, for the caller's way
- * out. */
+/* Sets why the connection is over, or why an address did not do. Returns -ECANCELED, for the
+ * caller's way out. */
 static int end(UplinkMosquitto *m, UplinkErrorClass class, const char *format, ...) _printf_(3, 4);
 static int end(UplinkMosquitto *m, UplinkErrorClass class, const char *format, ...) {
         va_list ap;
@@ -210,7 +219,8 @@ static int end(UplinkMosquitto *m, UplinkErrorClass class, const char *format, .
 
 /* The thread: from the name to CONNACK. */
 
-/* Waits for the socket. 1 when it is ready, 0 at the deadline, -ECANCELED when the connection was abandoned. */
+/* Waits for the socket. 1 when it is ready, 0 at the deadline, -ECANCELED when the connection was
+ * abandoned. */
 static int wait_socket(UplinkMosquitto *m, int fd, short events, usec_t deadline_usec) {
         for (;;) {
                 struct pollfd p[] = {
@@ -222,7 +232,8 @@ static int wait_socket(UplinkMosquitto *m, int fd, short events, usec_t deadline
 
                 if (now >= deadline_usec)
                         return 0;
-                r = poll(p, ELEMENTSOF(p), (int) MIN((deadline_usec - now) / USEC_PER_MSEC + 1, (usec_t) INT32_MAX));
+                r = poll(p, ELEMENTSOF(p),
+                         (int) MIN((deadline_usec - now) / USEC_PER_MSEC + 1, (usec_t) INT32_MAX));
                 if (r > 0 && p[1].revents != 0) {
                         drain_fd(m->wake_fd);
                         if (is_abandoned(m))
@@ -239,13 +250,15 @@ static const char *connack_remedy(int code, UplinkErrorClass *ret_class) {
         case 1:
                 return "it does not speak MQTT 3.1.1; check host name and port";
         case 2:
-                return "it does not accept the client id; check DeviceId and ModuleId in the connection string";
+                return "it does not accept the client id; check DeviceId and ModuleId in the "
+                       "connection string";
         case 3:
                 *ret_class = UPLINK_ERROR_UNAVAILABLE;
                 return "it is not available now";
         default:
-                return "check in this order: that this machine's clock is right (time synchronisation), that the device "
-                       "exists and is enabled, that the key is the registry's, the host name, the hub's IP filter";
+                return "check in this order: that this machine's clock is right (time "
+                       "synchronisation), that the device exists and is enabled, that the key is "
+                       "the registry's, the host name, the hub's IP filter";
         }
 }
 
@@ -278,37 +291,45 @@ static int new_instance(UplinkMosquitto *m) {
         m->library_line[0] = '\0';
         m->mosq = mosquitto_new(m->client_id, /* clean_start= */ false, m);
         if (!m->mosq)
-                return end(m, UPLINK_ERROR_LOCAL, "Cannot prepare the connection: %s", strerror(errno));
+                return end(m, UPLINK_ERROR_LOCAL, "Cannot prepare the connection: %s",
+                           strerror(errno));
 
         mosquitto_connect_callback_set(m->mosq, on_connect);
         mosquitto_publish_callback_set(m->mosq, on_puback);
         mosquitto_log_callback_set(m->mosq, on_log);
         if (mosquitto_threaded_set(m->mosq, true) != MOSQ_ERR_SUCCESS ||
-            mosquitto_int_option(m->mosq, MOSQ_OPT_PROTOCOL_VERSION, MQTT_PROTOCOL_V311) != MOSQ_ERR_SUCCESS ||
+            mosquitto_int_option(m->mosq, MOSQ_OPT_PROTOCOL_VERSION, MQTT_PROTOCOL_V311) !=
+                    MOSQ_ERR_SUCCESS ||
             mosquitto_int_option(m->mosq, MOSQ_OPT_TCP_NODELAY, 1) != MOSQ_ERR_SUCCESS ||
             /* The window is kept by the caller; the library must never queue on its own account. */
             mosquitto_int_option(m->mosq, MOSQ_OPT_SEND_MAXIMUM, UINT16_MAX) != MOSQ_ERR_SUCCESS ||
             mosquitto_int_option(m->mosq, MOSQ_OPT_SSL_CTX_WITH_DEFAULTS, 0) != MOSQ_ERR_SUCCESS ||
             mosquitto_void_option(m->mosq, MOSQ_OPT_SSL_CTX, m->tls_context) != MOSQ_ERR_SUCCESS ||
             mosquitto_username_pw_set(m->mosq, m->user_name, m->password) != MOSQ_ERR_SUCCESS)
-                return end(m, UPLINK_ERROR_LOCAL, "Cannot prepare the connection: the MQTT library refused its options");
+                return end(m, UPLINK_ERROR_LOCAL,
+                           "Cannot prepare the connection: the MQTT library refused its options");
         return 0;
 }
 
-/* Starts to connect; 1 when the address accepted, 0 when it did not (the reason is set, another may), or -ECANCELED. */
+/* Starts to connect; 1 when the address accepted, 0 when it did not (the reason is set, another
+ * may), or -ECANCELED. */
 static int connect_address(UplinkMosquitto *m, const char *address, usec_t deadline_usec) {
-        unsigned user_timeout_msec = (unsigned) MIN(m->ack_timeout_usec / USEC_PER_MSEC, (usec_t) INT32_MAX);
+        unsigned user_timeout_msec =
+                (unsigned) MIN(m->ack_timeout_usec / USEC_PER_MSEC, (usec_t) INT32_MAX);
         struct sockaddr_storage peer;
         socklen_t n = sizeof(peer);
         int r, fd, error, first_error;
 
         set_phase(m, PHASE_CONNECTING, address);
         errno = 0;
-        r = mosquitto_connect_async(m->mosq, address, (int) m->port, (int) (m->keep_alive_usec / USEC_PER_SEC));
+        r = mosquitto_connect_async(m->mosq, address, (int) m->port,
+                                    (int) (m->keep_alive_usec / USEC_PER_SEC));
         first_error = errno;
         fd = mosquitto_socket(m->mosq);
-        if (r == MOSQ_ERR_TLS) { /* the peer was quick enough for the library's own try at the handshake */
-                m->end_class = uplink_tls_describe_line(&m->peer, m->library_line, m->end_text, sizeof(m->end_text));
+        /* The peer was quick enough for the library's own try at the handshake. */
+        if (r == MOSQ_ERR_TLS) {
+                m->end_class = uplink_tls_describe_line(&m->peer, m->library_line, m->end_text,
+                                                        sizeof(m->end_text));
                 return m->end_class == UPLINK_ERROR_NETWORK ? 0 : -ECANCELED;
         }
         if (r != MOSQ_ERR_SUCCESS || fd < 0) {
@@ -316,8 +337,10 @@ static int connect_address(UplinkMosquitto *m, const char *address, usec_t deadl
                 goto failed;
         }
 
-        /* Only makes a dead link known sooner than the PUBACK deadline does; where it fails that one remains. */
-        (void) setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_timeout_msec, sizeof(user_timeout_msec));
+        /* Only makes a dead link known sooner than the PUBACK deadline does; where it fails that
+         * one remains. */
+        (void) setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_timeout_msec,
+                          sizeof(user_timeout_msec));
         r = wait_socket(m, fd, POLLOUT, deadline_usec);
         if (r < 0)
                 return r;
@@ -331,24 +354,29 @@ static int connect_address(UplinkMosquitto *m, const char *address, usec_t deadl
         n = sizeof(peer);
         /* The library tried to write at once, which may have taken the error off the socket. */
         if (error == 0 && getpeername(fd, (struct sockaddr *) &peer, &n) < 0)
-                error = first_error != 0 && first_error != EAGAIN && first_error != EINPROGRESS ? first_error : errno;
+                error = first_error != 0 && first_error != EAGAIN && first_error != EINPROGRESS
+                                ? first_error
+                                : errno;
         if (error == 0)
                 return 1;
 
 failed:
         (void) end(m, error == ETIMEDOUT ? UPLINK_ERROR_TIMEOUT : UPLINK_ERROR_NETWORK,
-                   "Cannot connect to %s (%s, port %u): %s; check the network and that a firewall lets this port out",
+                   "Cannot connect to %s (%s, port %u): %s; check the network and that a firewall "
+                   "lets this port out",
                    m->host, address, m->port, error != 0 ? strerror(error) : mosquitto_strerror(r));
         return 0;
 }
 
-/* As above. A certificate that is not accepted is final: the other addresses are the same server's. */
+/* As above. A certificate that is not accepted is final: the other addresses are the same server's.
+ */
 static int shake_hands(UplinkMosquitto *m, usec_t deadline_usec) {
         SSL *ssl = mosquitto_ssl_get(m->mosq);
         int fd = mosquitto_socket(m->mosq), r, error;
 
         if (!ssl)
-                return end(m, UPLINK_ERROR_LOCAL, "Cannot prepare the connection: TLS is missing in the MQTT library");
+                return end(m, UPLINK_ERROR_LOCAL,
+                           "Cannot prepare the connection: TLS is missing in the MQTT library");
         set_phase(m, PHASE_TLS, NULL);
         for (;;) {
                 ERR_clear_error();
@@ -358,17 +386,20 @@ static int shake_hands(UplinkMosquitto *m, usec_t deadline_usec) {
                         break;
                 error = SSL_get_error(ssl, r);
                 if (error != SSL_ERROR_WANT_READ && error != SSL_ERROR_WANT_WRITE) {
-                        m->end_class = uplink_tls_describe_failure(&m->peer, error, errno, m->end_text,
-                                                                   sizeof(m->end_text));
+                        m->end_class = uplink_tls_describe_failure(
+                                &m->peer, error, errno, m->end_text, sizeof(m->end_text));
                         return m->end_class == UPLINK_ERROR_NETWORK ? 0 : -ECANCELED;
                 }
-                r = wait_socket(m, fd, error == SSL_ERROR_WANT_READ ? POLLIN : POLLOUT, deadline_usec);
+                r = wait_socket(m, fd, error == SSL_ERROR_WANT_READ ? POLLIN : POLLOUT,
+                                deadline_usec);
                 if (r < 0)
                         return r;
                 if (r == 0) {
-                        (void) end(m, UPLINK_ERROR_TIMEOUT, "%s (%s) accepted the connection but did not answer TLS; check "
-                                                            "that port %u is the hub's MQTT port and no firewall is in "
-                                                            "between", m->host, m->address, m->port);
+                        (void) end(m, UPLINK_ERROR_TIMEOUT,
+                                   "%s (%s) accepted the connection but did not answer TLS; check "
+                                   "that port %u is the hub's MQTT port and no firewall is in "
+                                   "between",
+                                   m->host, m->address, m->port);
                         return 0;
                 }
         }
@@ -385,7 +416,8 @@ static int refused(UplinkMosquitto *m) {
         const char *remedy = connack_remedy(m->connack, &class);
 
         m->end_connack = m->connack;
-        return end(m, class, "%s refused the connection (MQTT return code %d): %s", m->host, m->connack, remedy);
+        return end(m, class, "%s refused the connection (MQTT return code %d): %s", m->host,
+                   m->connack, remedy);
 }
 
 /* Sends CONNECT and waits for CONNACK. 1, or -ECANCELED. */
@@ -398,7 +430,8 @@ static int introduce(UplinkMosquitto *m, usec_t deadline_usec) {
                 SSL *ssl = mosquitto_ssl_get(m->mosq);
                 bool more;
 
-                if (mosquitto_want_write(m->mosq) && mosquitto_loop_write(m->mosq, 1) != MOSQ_ERR_SUCCESS)
+                if (mosquitto_want_write(m->mosq) &&
+                    mosquitto_loop_write(m->mosq, 1) != MOSQ_ERR_SUCCESS)
                         break;
                 if (uplink_tls_buffer_flush(ssl) < 0)
                         break;
@@ -407,8 +440,10 @@ static int introduce(UplinkMosquitto *m, usec_t deadline_usec) {
                 if (r < 0)
                         return r;
                 if (r == 0)
-                        return end(m, UPLINK_ERROR_TIMEOUT, "%s did not answer the MQTT connect; check that port %u is the "
-                                                            "hub's MQTT port", m->host, m->port);
+                        return end(m, UPLINK_ERROR_TIMEOUT,
+                                   "%s did not answer the MQTT connect; check that port %u is the "
+                                   "hub's MQTT port",
+                                   m->host, m->port);
                 if (mosquitto_loop_read(m->mosq, 1) != MOSQ_ERR_SUCCESS)
                         break;
         }
@@ -417,8 +452,10 @@ static int introduce(UplinkMosquitto *m, usec_t deadline_usec) {
                 return 1;
         if (m->connack != CONNACK_NONE)
                 return refused(m);
-        return end(m, UPLINK_ERROR_CUT, "%s closed the connection without an answer to the MQTT connect; the hub may be "
-                                        "throttling connects, or the user name is not to its liking", m->host);
+        return end(m, UPLINK_ERROR_CUT,
+                   "%s closed the connection without an answer to the MQTT connect; the hub may be "
+                   "throttling connects, or the user name is not to its liking",
+                   m->host);
 }
 
 /* 1 when connected, 0 when another address may do better, -ECANCELED when the attempt is over. */
@@ -426,9 +463,11 @@ static int try_address(UplinkMosquitto *m, const struct addrinfo *a, usec_t dead
         char address[NI_MAXHOST];
         int r;
 
-        r = getnameinfo(a->ai_addr, a->ai_addrlen, address, sizeof(address), NULL, 0, NI_NUMERICHOST);
+        r = getnameinfo(a->ai_addr, a->ai_addrlen, address, sizeof(address), NULL, 0,
+                        NI_NUMERICHOST);
         if (r != 0) {
-                (void) end(m, UPLINK_ERROR_LOCAL, "Cannot write down an address of %s: %s", m->host, gai_strerror(r));
+                (void) end(m, UPLINK_ERROR_LOCAL, "Cannot write down an address of %s: %s", m->host,
+                           gai_strerror(r));
                 return 0;
         }
         r = new_instance(m);
@@ -467,7 +506,8 @@ static int resolve_and_connect(UplinkMosquitto *m) {
         int r, saved;
 
         m->peer.host = m->host;
-        if (uplink_tls_context_new(m->ca_file, &m->peer, &m->tls_context, m->end_text, sizeof(m->end_text)) < 0) {
+        if (uplink_tls_context_new(m->ca_file, &m->peer, &m->tls_context, m->end_text,
+                                   sizeof(m->end_text)) < 0) {
                 m->end_class = UPLINK_ERROR_LOCAL;
                 return -ECANCELED;
         }
@@ -479,9 +519,11 @@ static int resolve_and_connect(UplinkMosquitto *m) {
                 return -ECANCELED;
         }
         if (r != 0)
-                return end(m, UPLINK_ERROR_DNS, "Cannot find the address of %s: %s; check the network, the name server and "
-                                                "HostName in the connection string", m->host,
-                           r == EAI_SYSTEM ? strerror(saved) : gai_strerror(r));
+                return end(
+                        m, UPLINK_ERROR_DNS,
+                        "Cannot find the address of %s: %s; check the network, the name server and "
+                        "HostName in the connection string",
+                        m->host, r == EAI_SYSTEM ? strerror(saved) : gai_strerror(r));
         r = try_addresses(m, list);
         freeaddrinfo(list);
         return r;
@@ -497,14 +539,19 @@ static int library_failed(UplinkMosquitto *m, int r, int error, int socket_error
         if (r == MOSQ_ERR_NOMEM)
                 return end(m, UPLINK_ERROR_LOCAL, "The connection was given up: out of memory");
         if (r == MOSQ_ERR_KEEPALIVE || socket_error == ETIMEDOUT)
-                return end(m, UPLINK_ERROR_TIMEOUT, "%s stopped answering after %s; the link is dead or very slow", m->host,
+                return end(m, UPLINK_ERROR_TIMEOUT,
+                           "%s stopped answering after %s; the link is dead or very slow", m->host,
                            span);
         if (socket_error == ENETDOWN || socket_error == ENETUNREACH || socket_error == EHOSTUNREACH)
-                return end(m, UPLINK_ERROR_NETWORK, "The network failed after %s: %s", span, strerror(e));
+                return end(m, UPLINK_ERROR_NETWORK, "The network failed after %s: %s", span,
+                           strerror(e));
         if (r == MOSQ_ERR_PROTOCOL)
-                return end(m, UPLINK_ERROR_CUT, "%s broke the MQTT protocol after %s", m->host, span);
-        return end(m, UPLINK_ERROR_CUT, "%s closed the connection after %s with %zu messages unconfirmed%s%s", m->host, span,
-                   m->in_flight.n, socket_error != 0 ? ": " : "", socket_error != 0 ? strerror(socket_error) : "");
+                return end(m, UPLINK_ERROR_CUT, "%s broke the MQTT protocol after %s", m->host,
+                           span);
+        return end(m, UPLINK_ERROR_CUT,
+                   "%s closed the connection after %s with %zu messages unconfirmed%s%s", m->host,
+                   span, m->in_flight.n, socket_error != 0 ? ": " : "",
+                   socket_error != 0 ? strerror(socket_error) : "");
 }
 
 static int hand_over_confirmed(UplinkMosquitto *m) {
@@ -520,7 +567,8 @@ static int hand_over_confirmed(UplinkMosquitto *m) {
         return r;
 }
 
-/* Reads until nothing is left, neither in the socket nor in OpenSSL's buffer, of which poll() knows nothing. */
+/* Reads until nothing is left, neither in the socket nor in OpenSSL's buffer, of which poll() knows
+ * nothing. */
 static int read_all(UplinkMosquitto *m, int socket_error) {
         char c;
         int r;
@@ -571,15 +619,11 @@ static int build_topic(UplinkMosquitto *m, const OutboxDelivery *d) {
 /* NULL when the library's refusal is not the message's fault. */
 static const char *unsendable_reason(int code) {
         switch (code) {
-        case MOSQ_ERR_INVAL:
-                return "its topic is longer than 65535 bytes or holds + or #";
-        case MOSQ_ERR_MALFORMED_UTF8:
-                return "its topic is not valid UTF-8";
+        case MOSQ_ERR_INVAL: return "its topic is longer than 65535 bytes or holds + or #";
+        case MOSQ_ERR_MALFORMED_UTF8: return "its topic is not valid UTF-8";
         case MOSQ_ERR_PAYLOAD_SIZE:
-        case MOSQ_ERR_OVERSIZE_PACKET:
-                return "it is too large for MQTT";
-        default:
-                return NULL;
+        case MOSQ_ERR_OVERSIZE_PACKET: return "it is too large for MQTT";
+        default: return NULL;
         }
 }
 
@@ -601,7 +645,8 @@ static int publish(UplinkMosquitto *m, const OutboxDelivery *d) {
 
         if (build_topic(m, d) < 0)
                 return library_failed(m, MOSQ_ERR_NOMEM, 0, 0);
-        r = mosquitto_publish(m->mosq, &mid, (const char *) m->topic.data, (int) d->body_size, d->body, /* qos= */ 1,
+        r = mosquitto_publish(m->mosq, &mid, (const char *) m->topic.data, (int) d->body_size,
+                              d->body, /* qos= */ 1,
                               /* retain= */ false);
         if (r != MOSQ_ERR_SUCCESS) {
                 reason = unsendable_reason(r);
@@ -609,9 +654,11 @@ static int publish(UplinkMosquitto *m, const OutboxDelivery *d) {
                         return 0;
                 return library_failed(m, reason ? MOSQ_ERR_NOMEM : r, errno, 0);
         }
-        /* Message ids have 16 bits and come round: one that is still unconfirmed must not be given twice. */
+        /* Message ids have 16 bits and come round: one that is still unconfirmed must not be given
+         * twice. */
         if (uplink_window_oldest(&m->in_flight, &oldest) && oldest == (uint64_t) mid)
-                return end(m, UPLINK_ERROR_TIMEOUT, "%s leaves a message unconfirmed while it confirms later ones", m->host);
+                return end(m, UPLINK_ERROR_TIMEOUT,
+                           "%s leaves a message unconfirmed while it confirms later ones", m->host);
         uplink_window_add(&m->in_flight, (uint64_t) mid, d->seq);
         return 0;
 }
@@ -660,7 +707,8 @@ static usec_t pong_timeout(const UplinkMosquitto *m) {
         return MIN(m->keep_alive_usec / 2, PONG_USEC_MAX);
 }
 
-/* The library counts whole seconds; a second more makes sure that it agrees that a PINGREQ is due. */
+/* The library counts whole seconds; a second more makes sure that it agrees that a PINGREQ is due.
+ */
 static usec_t keep_alive_due(const UplinkMosquitto *m) {
         if (m->ping_usec > 0)
                 return usec_add(m->ping_usec, pong_timeout(m));
@@ -682,7 +730,8 @@ static int keep_alive(UplinkMosquitto *m) {
         if (mosquitto_want_write(m->mosq))
                 m->ping_usec = now;
         else
-                m->last_in_usec = m->last_out_usec = now - m->keep_alive_usec; /* it was not due yet: in a second */
+                m->last_in_usec = m->last_out_usec =
+                        now - m->keep_alive_usec; /* it was not due yet: in a second */
         return write_all_queued(m);
 }
 
@@ -690,7 +739,8 @@ static int keep_alive(UplinkMosquitto *m) {
 static int say_goodbye(UplinkMosquitto *m) {
         uplink_tls_buffer_pop(mosquitto_ssl_get(m->mosq));
         if (mosquitto_disconnect(m->mosq) == MOSQ_ERR_SUCCESS)
-                (void) mosquitto_loop_write(m->mosq, 1); /* a goodbye that is lost changes nothing */
+                (void) mosquitto_loop_write(m->mosq,
+                                            1); /* a goodbye that is lost changes nothing */
         return end(m, UPLINK_ERROR_NONE, "Disconnected");
 }
 
@@ -705,16 +755,21 @@ static int turn(UplinkMosquitto *m) {
         blocked = mosquitto_want_write(m->mosq) || uplink_tls_buffer_pending(ssl);
         p[0] = (struct pollfd) { .fd = fd, .events = (short) (POLLIN | (blocked ? POLLOUT : 0)) };
         p[1] = (struct pollfd) { .fd = m->wake_fd, .events = POLLIN };
-        r = poll(p, ELEMENTSOF(p), (int) MIN(usec_sub(keep_alive_due(m), now) / USEC_PER_MSEC + 1, (usec_t) INT32_MAX));
+        r = poll(p, ELEMENTSOF(p),
+                 (int) MIN(usec_sub(keep_alive_due(m), now) / USEC_PER_MSEC + 1,
+                           (usec_t) INT32_MAX));
         if (r < 0)
-                return errno == EINTR || errno == ENOMEM ? 0 : library_failed(m, MOSQ_ERR_ERRNO, errno, 0);
+                return errno == EINTR || errno == ENOMEM
+                               ? 0
+                               : library_failed(m, MOSQ_ERR_ERRNO, errno, 0);
 
         if (p[1].revents != 0)
                 drain_fd(m->wake_fd);
         if (p[0].revents & POLLERR) {
                 socklen_t n = sizeof(socket_error);
 
-                (void) getsockopt(fd, SOL_SOCKET, SO_ERROR, &socket_error, &n); /* only names the reason */
+                (void) getsockopt(fd, SOL_SOCKET, SO_ERROR, &socket_error,
+                                  &n); /* only names the reason */
         }
         if (p[0].revents & (POLLIN | POLLERR | POLLHUP)) {
                 r = read_all(m, socket_error);
@@ -727,7 +782,8 @@ static int turn(UplinkMosquitto *m) {
         r = write_all_queued(m);
         if (r < 0)
                 return r;
-        if (disconnect && !mosquitto_want_write(m->mosq) && !uplink_tls_buffer_pending(mosquitto_ssl_get(m->mosq)))
+        if (disconnect && !mosquitto_want_write(m->mosq) &&
+            !uplink_tls_buffer_pending(mosquitto_ssl_get(m->mosq)))
                 return say_goodbye(m);
         return keep_alive(m);
 }
@@ -756,7 +812,8 @@ static void *thread_main(void *userdata) {
                 stay_connected(m);
         mosquitto_destroy(m->mosq);
         SSL_CTX_free(m->tls_context);
-        OPENSSL_thread_stop(); /* now, so that nothing of ours is left once this thread counts as gone */
+        OPENSSL_thread_stop(); /* now, so that nothing of ours is left once this thread counts as
+                                  gone */
 
         lock(m);
         m->ended = true;
@@ -781,7 +838,7 @@ static int start_thread(UplinkMosquitto *m) {
         if (r != 0)
                 return -r;
         (void) pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED); /* a valid value */
-        (void) pthread_attr_setstacksize(&attr, THREAD_STACK_BYTES);        /* else the default is used */
+        (void) pthread_attr_setstacksize(&attr, THREAD_STACK_BYTES); /* else the default is used */
         /* Signals are the loop's business. */
         (void) sigfillset(&all);
         (void) pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -799,8 +856,12 @@ static int copy_options(UplinkMosquitto *m, const UplinkMosquittoOptions *o) {
                 const char *from;
                 char **to;
         } strings[] = {
-                { o->host, &m->host },           { o->client_id, &m->client_id },       { o->user_name, &m->user_name },
-                { o->password, &m->password },   { o->topic_prefix, &m->topic_prefix }, { o->ca_file, &m->ca_file },
+                { o->host, &m->host },
+                { o->client_id, &m->client_id },
+                { o->user_name, &m->user_name },
+                { o->password, &m->password },
+                { o->topic_prefix, &m->topic_prefix },
+                { o->ca_file, &m->ca_file },
         };
 
         for (size_t i = 0; i < ELEMENTSOF(strings); i++) {
@@ -828,8 +889,12 @@ int uplink_mosquitto_new(const UplinkMosquittoOptions *options, const UplinkMosq
         m = malloc(sizeof(*m));
         if (!m)
                 return -ENOMEM;
-        *m = (UplinkMosquitto) { .wake_fd = -EBADF, .report_fd = -EBADF, .events = *events, .n_references = 2,
-                                 .mutex = PTHREAD_MUTEX_INITIALIZER, .connack = CONNACK_NONE };
+        *m = (UplinkMosquitto) { .wake_fd = -EBADF,
+                                .report_fd = -EBADF,
+                                .events = *events,
+                                .n_references = 2,
+                                .mutex = PTHREAD_MUTEX_INITIALIZER,
+                                .connack = CONNACK_NONE };
         m->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         m->report_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         r = m->wake_fd < 0 || m->report_fd < 0 ? -errno : copy_options(m, options);
@@ -874,7 +939,7 @@ static void tell_unsendable(UplinkMosquitto *m, Buffer *b) {
 
 void uplink_mosquitto_process(UplinkMosquitto *m) {
         bool resolved, connected, ended;
-        Buffer unsendable;
+        Buffer taken, unsendable;
 
         lock(m);
         drain_fd(m->report_fd);
@@ -882,12 +947,10 @@ void uplink_mosquitto_process(UplinkMosquitto *m) {
         resolved = m->phase > PHASE_RESOLVING;
         connected = m->connected;
         ended = m->ended;
-        { /* the two buffers swap places, so neither is ever allocated anew */
-                Buffer taken = m->confirmed;
-
-                m->confirmed = m->telling;
-                m->telling = taken;
-        }
+        /* The two buffers swap places, so neither is ever allocated anew. */
+        taken = m->confirmed;
+        m->confirmed = m->telling;
+        m->telling = taken;
         unsendable = m->unsendable;
         m->unsendable = (Buffer) {};
         unlock(m);
@@ -901,13 +964,15 @@ void uplink_mosquitto_process(UplinkMosquitto *m) {
                 m->events.on_connected(m->events.userdata);
         }
         if (m->telling.size > 0) {
-                m->events.on_confirmed((const uint64_t *) m->telling.data, m->telling.size / sizeof(uint64_t),
-                                       m->events.userdata);
+                m->events.on_confirmed((const uint64_t *) m->telling.data,
+                                       m->telling.size / sizeof(uint64_t), m->events.userdata);
                 m->telling.size = 0;
         }
         tell_unsendable(m, &unsendable);
         if (ended) {
-                UplinkMosquittoEnd e = { .class = m->end_class, .connack = m->end_connack, .text = m->end_text };
+                UplinkMosquittoEnd e = { .class = m->end_class,
+                                         .connack = m->end_connack,
+                                         .text = m->end_text };
 
                 m->events.on_ended(&e, m->events.userdata);
         }
@@ -949,14 +1014,19 @@ usec_t uplink_mosquitto_busy_since(UplinkMosquitto *m) {
         return since;
 }
 
-void uplink_mosquitto_phase(UplinkMosquitto *m, char *buf, size_t size, UplinkErrorClass *ret_class) {
+void uplink_mosquitto_phase(UplinkMosquitto *m, char *buf, size_t size,
+                            UplinkErrorClass *ret_class) {
         lock(m);
         *ret_class = m->phase == PHASE_RESOLVING ? UPLINK_ERROR_DNS : UPLINK_ERROR_TIMEOUT;
         if (m->phase == PHASE_RESOLVING)
-                (void) snprintf(buf, size, "No name server answered for %s in time; check the network and the name server",
+                (void) snprintf(buf, size,
+                                "No name server answered for %s in time; check the network and the "
+                                "name server",
                                 m->host);
         else
-                (void) snprintf(buf, size, "%s (%s, port %u) did not answer in time; check the network and that a firewall "
-                                           "lets this port out", m->host, m->address, m->port);
+                (void) snprintf(buf, size,
+                                "%s (%s, port %u) did not answer in time; check the network and "
+                                "that a firewall lets this port out",
+                                m->host, m->address, m->port);
         unlock(m);
 }

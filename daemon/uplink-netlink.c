@@ -8,7 +8,8 @@
 int uplink_netlink_open(void) {
         struct sockaddr_nl address = {
                 .nl_family = AF_NETLINK,
-                .nl_groups = RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE,
+                .nl_groups = RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR | RTMGRP_IPV4_ROUTE |
+                             RTMGRP_IPV6_ROUTE,
         };
         _cleanup_close_ int fd = -EBADF;
 
@@ -18,7 +19,8 @@ int uplink_netlink_open(void) {
         return TAKE_FD(fd);
 }
 
-/* Routes of the local table come and go with every address; only those that lead to other machines count. */
+/* Routes of the local table come and go with every address; only those that lead to other machines
+ * count. */
 static bool is_news(const struct nlmsghdr *h) {
         const struct rtmsg *route;
 
@@ -48,7 +50,8 @@ bool uplink_netlink_appeared(int fd) {
                         continue;
                 if (n <= 0)
                         return news;
-                for (const struct nlmsghdr *h = &buffer.header; NLMSG_OK(h, n); h = NLMSG_NEXT(h, n))
+                for (const struct nlmsghdr *h = &buffer.header; NLMSG_OK(h, n);
+                     h = NLMSG_NEXT(h, n))
                         news = news || is_news(h);
         }
 }

@@ -4,9 +4,9 @@
 
 const char *uplink_state_to_string(UplinkState s) {
         static const char *const names[_UPLINK_STATE_MAX] = {
-                [UPLINK_STATE_STOPPED] = "stopped",       [UPLINK_STATE_HOLDING] = "holding",
-                [UPLINK_STATE_RESOLVING] = "resolving",   [UPLINK_STATE_CONNECTING] = "connecting",
-                [UPLINK_STATE_CONNECTED] = "connected",   [UPLINK_STATE_DRAINING] = "draining",
+                [UPLINK_STATE_STOPPED] = "stopped",     [UPLINK_STATE_HOLDING] = "holding",
+                [UPLINK_STATE_RESOLVING] = "resolving", [UPLINK_STATE_CONNECTING] = "connecting",
+                [UPLINK_STATE_CONNECTED] = "connected", [UPLINK_STATE_DRAINING] = "draining",
                 [UPLINK_STATE_BACKOFF] = "backoff",
         };
 
@@ -15,11 +15,16 @@ const char *uplink_state_to_string(UplinkState s) {
 
 const char *uplink_error_class_to_string(UplinkErrorClass c) {
         static const char *const names[_UPLINK_ERROR_MAX] = {
-                [UPLINK_ERROR_DNS] = "dns",         [UPLINK_ERROR_NETWORK] = "network",
-                [UPLINK_ERROR_TIMEOUT] = "timeout", [UPLINK_ERROR_TLS] = "tls",
-                [UPLINK_ERROR_CLOCK] = "clock",     [UPLINK_ERROR_REFUSED] = "refused",
-                [UPLINK_ERROR_UNAVAILABLE] = "unavailable", [UPLINK_ERROR_CUT] = "cut",
-                [UPLINK_ERROR_QUOTA] = "quota",     [UPLINK_ERROR_LOCAL] = "local",
+                [UPLINK_ERROR_DNS] = "dns",
+                [UPLINK_ERROR_NETWORK] = "network",
+                [UPLINK_ERROR_TIMEOUT] = "timeout",
+                [UPLINK_ERROR_TLS] = "tls",
+                [UPLINK_ERROR_CLOCK] = "clock",
+                [UPLINK_ERROR_REFUSED] = "refused",
+                [UPLINK_ERROR_UNAVAILABLE] = "unavailable",
+                [UPLINK_ERROR_CUT] = "cut",
+                [UPLINK_ERROR_QUOTA] = "quota",
+                [UPLINK_ERROR_LOCAL] = "local",
         };
 
         return c >= 0 && c < _UPLINK_ERROR_MAX ? names[c] : NULL;
@@ -91,14 +96,15 @@ static unsigned stop_now(UplinkMachine *m, usec_t now) {
         return UPLINK_ACTION_STOPPED;
 }
 
-/* A PUBACK or a quiet minute, never CONNACK: over quota the hub still answers CONNACK 0 and then cuts (reference:
- * "Facts that decide the design", 2). */
+/* A PUBACK or a quiet minute, never CONNACK: over quota the hub still answers CONNACK 0 and then
+ * cuts (reference: "Facts that decide the design", 2). */
 static void prove(UplinkMachine *m) {
         m->proven = true;
         m->attempt = m->n_cuts_early = m->n_cuts_late = m->n_refused = 0;
 }
 
-static BackoffKind choose_backoff(UplinkMachine *m, UplinkErrorClass class, bool proven, unsigned *ret_attempt) {
+static BackoffKind choose_backoff(UplinkMachine *m, UplinkErrorClass class, bool proven,
+                                  unsigned *ret_attempt) {
         *ret_attempt = m->attempt;
         if (proven)
                 return BACKOFF_LIVED;
@@ -119,7 +125,8 @@ static BackoffKind choose_backoff(UplinkMachine *m, UplinkErrorClass class, bool
         return BACKOFF_FAILED;
 }
 
-static unsigned fail(UplinkMachine *m, const UplinkTimes *t, UplinkErrorClass class, usec_t now, uint64_t random) {
+static unsigned fail(UplinkMachine *m, const UplinkTimes *t, UplinkErrorClass class, usec_t now,
+                     uint64_t random) {
         unsigned attempt;
         BackoffKind kind;
 
@@ -129,7 +136,8 @@ static unsigned fail(UplinkMachine *m, const UplinkTimes *t, UplinkErrorClass cl
         kind = choose_backoff(m, class, m->proven, &attempt);
         m->attempt++;
         forget_connection(m);
-        enter(m, UPLINK_STATE_BACKOFF, now, usec_add(now, backoff_delay_usec(kind, attempt, &t->backoff, random)));
+        enter(m, UPLINK_STATE_BACKOFF, now,
+              usec_add(now, backoff_delay_usec(kind, attempt, &t->backoff, random)));
         return 0;
 }
 
@@ -157,13 +165,18 @@ static unsigned on_connected(UplinkMachine *m, usec_t token_life, usec_t now, ui
         if (token_life != USEC_INFINITY) {
                 usec_t percent = token_life / 100;
 
-                m->renew_usec = usec_add(now, UPLINK_RENEW_PERCENT * percent -
-                                                      (percent == 0 ? 0 : random % (UPLINK_RENEW_JITTER_PERCENT * percent + 1)));
+                m->renew_usec = usec_add(
+                        now,
+                        UPLINK_RENEW_PERCENT * percent -
+                                (percent == 0
+                                         ? 0
+                                         : random % (UPLINK_RENEW_JITTER_PERCENT * percent + 1)));
         }
         return 0;
 }
 
-static unsigned on_confirmed(UplinkMachine *m, const UplinkTimes *t, uint64_t n, bool proof, usec_t now) {
+static unsigned on_confirmed(UplinkMachine *m, const UplinkTimes *t, uint64_t n, bool proof,
+                             usec_t now) {
         assert(n <= m->n_in_flight);
         m->n_in_flight -= n;
         m->ack_usec = m->n_in_flight > 0 ? usec_add(now, t->ack_timeout_usec) : USEC_INFINITY;
@@ -183,13 +196,14 @@ static void on_sent(UplinkMachine *m, const UplinkTimes *t, uint64_t n, usec_t n
 static unsigned on_link_up(UplinkMachine *m, const UplinkTimes *t, usec_t now, uint64_t random) {
         usec_t soon;
 
-        /* An attempt from before the link came up hangs in a route that is gone; a young one knows the new. */
+        /* An attempt from before the link came up hangs in a route that is gone; a young one knows
+         * the new. */
         if (is_trying(m) && now - m->since_usec > t->backoff.min_usec)
                 return UPLINK_ACTION_ABANDON | connect_now(m, t, now);
         if (m->state != UPLINK_STATE_BACKOFF)
                 return 0;
-        /* Not at once: name servers and further addresses follow a moment later, and a link that flaps must not make
-         * us spin. The count of attempts stays. */
+        /* Not at once: name servers and further addresses follow a moment later, and a link that
+         * flaps must not make us spin. The count of attempts stays. */
         soon = usec_add(now, backoff_delay_usec(BACKOFF_FAILED, 0, &t->backoff, random));
         m->deadline_usec = MIN(m->deadline_usec, soon);
         return 0;
@@ -200,21 +214,17 @@ static unsigned on_identity(UplinkMachine *m, const UplinkTimes *t, usec_t now) 
         m->n_refused = 0;
         switch (m->state) {
         case UPLINK_STATE_HOLDING:
-        case UPLINK_STATE_BACKOFF:
-                return connect_now(m, t, now);
+        case UPLINK_STATE_BACKOFF: return connect_now(m, t, now);
         case UPLINK_STATE_RESOLVING:
-        case UPLINK_STATE_CONNECTING:
-                return UPLINK_ACTION_ABANDON | connect_now(m, t, now);
-        case UPLINK_STATE_CONNECTED:
-                return drain(m, now, usec_add(now, UPLINK_DRAIN_USEC));
-        default:
-                return 0;
+        case UPLINK_STATE_CONNECTING: return UPLINK_ACTION_ABANDON | connect_now(m, t, now);
+        case UPLINK_STATE_CONNECTED: return drain(m, now, usec_add(now, UPLINK_DRAIN_USEC));
+        default: return 0;
         }
 }
 
 static unsigned on_clock_stepped(UplinkMachine *m, const UplinkTimes *t, usec_t now) {
-        bool by_clock = m->last_class == UPLINK_ERROR_REFUSED || m->last_class == UPLINK_ERROR_CLOCK ||
-                        m->last_class == UPLINK_ERROR_TLS;
+        bool by_clock = m->last_class == UPLINK_ERROR_REFUSED ||
+                        m->last_class == UPLINK_ERROR_CLOCK || m->last_class == UPLINK_ERROR_TLS;
 
         if (m->state == UPLINK_STATE_BACKOFF && !by_clock)
                 return 0;
@@ -227,59 +237,62 @@ static unsigned on_timer(UplinkMachine *m, const UplinkTimes *t, usec_t now, uin
 
         switch (m->state) {
         case UPLINK_STATE_HOLDING:
-        case UPLINK_STATE_BACKOFF:
-                return connect_now(m, t, now);
+        case UPLINK_STATE_BACKOFF: return connect_now(m, t, now);
 
         case UPLINK_STATE_RESOLVING:
         case UPLINK_STATE_CONNECTING:
                 m->overdue = false;
                 return UPLINK_ACTION_ABANDON |
-                       fail(m, t, m->state == UPLINK_STATE_RESOLVING ? UPLINK_ERROR_DNS : UPLINK_ERROR_TIMEOUT, now, random);
+                       fail(m, t,
+                            m->state == UPLINK_STATE_RESOLVING ? UPLINK_ERROR_DNS
+                                                               : UPLINK_ERROR_TIMEOUT,
+                            now, random);
 
         case UPLINK_STATE_CONNECTED:
         case UPLINK_STATE_DRAINING:
                 if (m->state == UPLINK_STATE_DRAINING && now >= m->deadline_usec)
-                        return m->goodbye ? UPLINK_ACTION_ABANDON | after_goodbye(m, t, now) : say_goodbye(m, now);
+                        return m->goodbye ? UPLINK_ACTION_ABANDON | after_goodbye(m, t, now)
+                                          : say_goodbye(m, now);
                 if (now >= m->ack_usec) {
                         m->overdue = true;
-                        return UPLINK_ACTION_ABANDON | fail(m, t, UPLINK_ERROR_TIMEOUT, now, random);
+                        return UPLINK_ACTION_ABANDON |
+                               fail(m, t, UPLINK_ERROR_TIMEOUT, now, random);
                 }
-                if (m->state == UPLINK_STATE_CONNECTED && now >= m->deadline_usec) /* the stop's last part */
+                if (m->state == UPLINK_STATE_CONNECTED &&
+                    now >= m->deadline_usec) /* the stop's last part */
                         return drain(m, now, m->stop_usec);
                 if (m->state == UPLINK_STATE_CONNECTED && now >= m->renew_usec)
                         return drain(m, now, usec_add(now, UPLINK_DRAIN_USEC));
-                if (m->state == UPLINK_STATE_CONNECTED && !m->proven && now >= m->since_usec + UPLINK_QUIET_USEC)
+                if (m->state == UPLINK_STATE_CONNECTED && !m->proven &&
+                    now >= m->since_usec + UPLINK_QUIET_USEC)
                         prove(m);
                 return 0;
 
-        default:
-                return 0;
+        default: return 0;
         }
 }
 
-/* A stop sends on until little of its time is left, then waits for PUBACKs. What is not sent is safe on disk, so without
- * a connection there is nothing to wait for. */
+/* A stop sends on until little of its time is left, then waits for PUBACKs. What is not sent is
+ * safe on disk, so without a connection there is nothing to wait for. */
 static unsigned on_stop(UplinkMachine *m, usec_t span, usec_t now) {
         usec_t last = MIN(span / 2, UPLINK_DRAIN_USEC);
 
-        m->stop_usec = usec_add(now, MIN(span, USEC_PER_DAY)); /* USEC_INFINITY means that none was asked for */
+        m->stop_usec = usec_add(
+                now, MIN(span, USEC_PER_DAY)); /* USEC_INFINITY means that none was asked for */
         m->renew_usec = USEC_INFINITY;
         switch (m->state) {
-        case UPLINK_STATE_CONNECTED:
-                m->deadline_usec = usec_sub(m->stop_usec, last);
-                return 0;
+        case UPLINK_STATE_CONNECTED: m->deadline_usec = usec_sub(m->stop_usec, last); return 0;
         case UPLINK_STATE_DRAINING:
                 m->deadline_usec = MIN(m->deadline_usec, m->stop_usec);
                 return 0;
         case UPLINK_STATE_RESOLVING:
-        case UPLINK_STATE_CONNECTING:
-                return UPLINK_ACTION_ABANDON | stop_now(m, now);
-        default:
-                return stop_now(m, now);
+        case UPLINK_STATE_CONNECTING: return UPLINK_ACTION_ABANDON | stop_now(m, now);
+        default: return stop_now(m, now);
         }
 }
 
-static unsigned on_ended(UplinkMachine *m, const UplinkTimes *t, UplinkErrorClass class, usec_t now, uint64_t random) {
+static unsigned on_ended(UplinkMachine *m, const UplinkTimes *t, UplinkErrorClass class, usec_t now,
+                         uint64_t random) {
         if (!is_trying(m) && !is_up(m))
                 return 0;
         if (m->goodbye)
@@ -287,48 +300,44 @@ static unsigned on_ended(UplinkMachine *m, const UplinkTimes *t, UplinkErrorClas
         return fail(m, t, class, now, random);
 }
 
-static unsigned on_event(UplinkMachine *m, const UplinkTimes *t, const UplinkEvent *e, usec_t now, uint64_t random) {
+static unsigned on_event(UplinkMachine *m, const UplinkTimes *t, const UplinkEvent *e, usec_t now,
+                         uint64_t random) {
         switch (e->type) {
         case UPLINK_EVENT_START:
-                return m->state == UPLINK_STATE_STOPPED && !is_stopping(m) ? connect_now(m, t, now) : 0;
+                return m->state == UPLINK_STATE_STOPPED && !is_stopping(m) ? connect_now(m, t, now)
+                                                                           : 0;
         case UPLINK_EVENT_HOLD:
                 if (is_stopping(m))
                         return stop_now(m, now);
                 forget_connection(m);
                 enter(m, UPLINK_STATE_HOLDING, now, usec_add(now, UPLINK_HOLD_USEC));
                 return UPLINK_ACTION_ABANDON;
-        case UPLINK_EVENT_CREDENTIALS:
-                return is_stopping(m) ? 0 : on_identity(m, t, now);
-        case UPLINK_EVENT_LINK_UP:
-                return is_stopping(m) ? 0 : on_link_up(m, t, now, random);
-        case UPLINK_EVENT_CLOCK_STEPPED:
-                return is_stopping(m) ? 0 : on_clock_stepped(m, t, now);
+        case UPLINK_EVENT_CREDENTIALS: return is_stopping(m) ? 0 : on_identity(m, t, now);
+        case UPLINK_EVENT_LINK_UP: return is_stopping(m) ? 0 : on_link_up(m, t, now, random);
+        case UPLINK_EVENT_CLOCK_STEPPED: return is_stopping(m) ? 0 : on_clock_stepped(m, t, now);
         case UPLINK_EVENT_RESOLVED:
                 if (m->state == UPLINK_STATE_RESOLVING) /* the timeout goes on */
                         m->state = UPLINK_STATE_CONNECTING;
                 return 0;
         case UPLINK_EVENT_CONNECTED:
                 return is_trying(m) ? on_connected(m, e->span_usec, now, random) : 0;
-        case UPLINK_EVENT_SENT:
-                on_sent(m, t, e->n, now);
-                return 0;
+        case UPLINK_EVENT_SENT: on_sent(m, t, e->n, now); return 0;
         case UPLINK_EVENT_CONFIRMED:
         case UPLINK_EVENT_DROPPED:
                 return on_confirmed(m, t, e->n, e->type == UPLINK_EVENT_CONFIRMED, now);
         case UPLINK_EVENT_EMPTY:
-                return is_stopping(m) && m->state == UPLINK_STATE_CONNECTED && m->n_in_flight == 0 ? say_goodbye(m, now) : 0;
-        case UPLINK_EVENT_ENDED:
-                return on_ended(m, t, e->class, now, random);
-        case UPLINK_EVENT_TIMER:
-                return on_timer(m, t, now, random);
-        case UPLINK_EVENT_STOP:
-                return on_stop(m, e->span_usec, now);
+                return is_stopping(m) && m->state == UPLINK_STATE_CONNECTED && m->n_in_flight == 0
+                               ? say_goodbye(m, now)
+                               : 0;
+        case UPLINK_EVENT_ENDED: return on_ended(m, t, e->class, now, random);
+        case UPLINK_EVENT_TIMER: return on_timer(m, t, now, random);
+        case UPLINK_EVENT_STOP: return on_stop(m, e->span_usec, now);
         }
         return 0;
 }
 
-UplinkDecision uplink_decide(const UplinkMachine *m, const UplinkTimes *times, const UplinkEvent *event, usec_t now_usec,
-                             uint64_t random) {
+UplinkDecision uplink_decide(const UplinkMachine *m, const UplinkTimes *times,
+                             const UplinkEvent *event, usec_t now_usec, uint64_t random) {
         UplinkDecision d = { .machine = *m };
 
         d.actions = on_event(&d.machine, times, event, now_usec, random);

@@ -1,5 +1,6 @@
-/* uplink-state.h: decides what the uplink does next. Pure: state, event, time and one random number go in, the next state
- * and what to do come out, nothing is touched; uplink.c does it. Times are CLOCK_BOOTTIME, which counts suspend. */
+/* uplink-state.h: decides what the uplink does next. Pure: state, event, time and one random number
+ * go in, the next state and what to do come out, nothing is touched; uplink.c does it. Times are
+ * CLOCK_BOOTTIME, which counts suspend. */
 #pragma once
 
 #include <stdbool.h>
@@ -12,11 +13,12 @@
 
 typedef enum UplinkState {
         UPLINK_STATE_STOPPED,
-        UPLINK_STATE_HOLDING,    /* no usable credentials, or the outbox is for another device */
+        UPLINK_STATE_HOLDING, /* no usable credentials, or the outbox is for another device */
         UPLINK_STATE_RESOLVING,
         UPLINK_STATE_CONNECTING,
         UPLINK_STATE_CONNECTED,
-        UPLINK_STATE_DRAINING,   /* before a token renewal or stop: waits for PUBACKs, sends nothing new */
+        UPLINK_STATE_DRAINING, /* before a token renewal or stop: waits for PUBACKs, sends nothing
+                                  new */
         UPLINK_STATE_BACKOFF,
         _UPLINK_STATE_MAX,
         _UPLINK_STATE_INVALID = -EINVAL,
@@ -27,11 +29,13 @@ const char *uplink_state_to_string(UplinkState s);
 typedef enum UplinkErrorClass {
         UPLINK_ERROR_NONE,
         UPLINK_ERROR_DNS,
-        UPLINK_ERROR_NETWORK,     /* the system's own error: port closed, no route, reset while TLS was set up */
-        UPLINK_ERROR_TIMEOUT,     /* silence */
-        UPLINK_ERROR_TLS,         /* the certificate, or the handshake */
-        UPLINK_ERROR_CLOCK,       /* the certificate is not valid yet: our clock is behind */
-        UPLINK_ERROR_REFUSED,     /* CONNACK 1, 2, 4, 5: retried slowly, the cause is a person's to find */
+        UPLINK_ERROR_NETWORK, /* the system's own error: port closed, no route, reset while TLS was
+                                 set up */
+        UPLINK_ERROR_TIMEOUT, /* silence */
+        UPLINK_ERROR_TLS,     /* the certificate, or the handshake */
+        UPLINK_ERROR_CLOCK,   /* the certificate is not valid yet: our clock is behind */
+        UPLINK_ERROR_REFUSED, /* CONNACK 1, 2, 4, 5: retried slowly, the cause is a person's to find
+                               */
         UPLINK_ERROR_UNAVAILABLE, /* CONNACK 3 */
         UPLINK_ERROR_CUT,         /* the hub closed the connection */
         UPLINK_ERROR_QUOTA,       /* it does so at the first publish, whatever the message */
@@ -40,16 +44,21 @@ typedef enum UplinkErrorClass {
         _UPLINK_ERROR_INVALID = -EINVAL,
 } UplinkErrorClass;
 
-const char *uplink_error_class_to_string(UplinkErrorClass c); /* "dns", "network", ...; NULL for none */
+const char *
+uplink_error_class_to_string(UplinkErrorClass c); /* "dns", "network", ...; NULL for none */
 
-#define UPLINK_DRAIN_USEC (5 * USEC_PER_SEC)    /* longest wait for PUBACKs before a renewal; reference: token renewal */
-#define UPLINK_GOODBYE_USEC (2 * USEC_PER_SEC)  /* and for the DISCONNECT to leave */
-#define UPLINK_QUIET_USEC USEC_PER_MINUTE       /* a connection that lived this long has proved itself */
-#define UPLINK_HOLD_USEC (30 * USEC_PER_SEC)    /* how often what holds it is looked at again */
-#define UPLINK_RENEW_PERCENT 80U                /* of the token's life, minus up to UPLINK_RENEW_JITTER_PERCENT */
+#define UPLINK_DRAIN_USEC                                                                          \
+        (5 * USEC_PER_SEC) /* longest wait for PUBACKs before a renewal; reference: token renewal  \
+                            */
+#define UPLINK_GOODBYE_USEC (2 * USEC_PER_SEC) /* and for the DISCONNECT to leave */
+#define UPLINK_QUIET_USEC USEC_PER_MINUTE /* a connection that lived this long has proved itself   \
+                                           */
+#define UPLINK_HOLD_USEC (30 * USEC_PER_SEC) /* how often what holds it is looked at again */
+#define UPLINK_RENEW_PERCENT 80U /* of the token's life, minus up to UPLINK_RENEW_JITTER_PERCENT   \
+                                  */
 #define UPLINK_RENEW_JITTER_PERCENT 5U
-/* Cuts before CONNACK, and after it, that count as ordinary failures; from then on the hub is taken to be overloaded
- * or over quota, and the long delays for that apply. */
+/* Cuts before CONNACK, and after it, that count as ordinary failures; from then on the hub is taken
+ * to be overloaded or over quota, and the long delays for that apply. */
 #define UPLINK_CUTS_EARLY 2U
 #define UPLINK_CUTS_LATE 6U
 
@@ -61,19 +70,22 @@ typedef struct UplinkTimes {
 
 typedef enum UplinkEventType {
         UPLINK_EVENT_START,
-        UPLINK_EVENT_HOLD,          /* the connect that was asked for cannot be tried: credentials, other device */
+        UPLINK_EVENT_HOLD, /* the connect that was asked for cannot be tried: credentials, other
+                              device */
         UPLINK_EVENT_CREDENTIALS,   /* they changed */
         UPLINK_EVENT_LINK_UP,       /* a route or address appeared */
         UPLINK_EVENT_CLOCK_STEPPED, /* the wall clock jumped: tokens made before it may be wrong */
         UPLINK_EVENT_RESOLVED,
-        UPLINK_EVENT_CONNECTED,     /* CONNACK 0. span_usec: life of the token, USEC_INFINITY: it cannot be renewed */
-        UPLINK_EVENT_SENT,          /* n messages were handed to the connection */
-        UPLINK_EVENT_CONFIRMED,     /* n PUBACKs */
-        UPLINK_EVENT_DROPPED,       /* n messages in flight ended without a PUBACK: MQTT could not carry them */
-        UPLINK_EVENT_EMPTY,         /* nothing is left to hand over */
-        UPLINK_EVENT_ENDED,         /* the connection or attempt is over; class says why */
-        UPLINK_EVENT_TIMER,         /* uplink_machine_deadline() is reached */
-        UPLINK_EVENT_STOP,          /* span_usec: time left for it */
+        UPLINK_EVENT_CONNECTED, /* CONNACK 0. span_usec: life of the token, USEC_INFINITY: it cannot
+                                   be renewed */
+        UPLINK_EVENT_SENT,      /* n messages were handed to the connection */
+        UPLINK_EVENT_CONFIRMED, /* n PUBACKs */
+        UPLINK_EVENT_DROPPED,   /* n messages in flight ended without a PUBACK: MQTT could not carry
+                                   them */
+        UPLINK_EVENT_EMPTY,     /* nothing is left to hand over */
+        UPLINK_EVENT_ENDED,     /* the connection or attempt is over; class says why */
+        UPLINK_EVENT_TIMER,     /* uplink_machine_deadline() is reached */
+        UPLINK_EVENT_STOP,      /* span_usec: time left for it */
 } UplinkEventType;
 
 typedef struct UplinkEvent {
@@ -94,18 +106,21 @@ typedef enum UplinkAction {
 typedef struct UplinkMachine {
         UplinkState state;
         usec_t since_usec;
-        usec_t deadline_usec;      /* end of the state: connect timeout, next try, end of draining, look again */
-        usec_t renew_usec;         /* connected: the token wants to be renewed */
-        usec_t ack_usec;           /* a PUBACK is overdue then; USEC_INFINITY: nothing is in flight */
-        usec_t stop_usec;          /* the stop is over then; USEC_INFINITY: none was asked for */
+        usec_t deadline_usec; /* end of the state: connect timeout, next try, end of draining, look
+                                 again */
+        usec_t renew_usec;    /* connected: the token wants to be renewed */
+        usec_t ack_usec;      /* a PUBACK is overdue then; USEC_INFINITY: nothing is in flight */
+        usec_t stop_usec;     /* the stop is over then; USEC_INFINITY: none was asked for */
         uint64_t n_in_flight;
-        unsigned attempt;          /* tries without success in a row; success is a PUBACK or a quiet minute */
+        unsigned
+                attempt; /* tries without success in a row; success is a PUBACK or a quiet minute */
         unsigned n_cuts_early, n_cuts_late, n_refused; /* of them, by kind */
         UplinkErrorClass last_class;
-        bool was_connected;        /* CONNACK 0 came */
-        bool proven;               /* this connection had a PUBACK or lived a quiet minute */
-        bool goodbye;              /* DISCONNECT is on its way */
-        bool overdue;              /* why it was abandoned: a PUBACK is overdue (or else the connect timed out) */
+        bool was_connected; /* CONNACK 0 came */
+        bool proven;        /* this connection had a PUBACK or lived a quiet minute */
+        bool goodbye;       /* DISCONNECT is on its way */
+        bool overdue; /* why it was abandoned: a PUBACK is overdue (or else the connect timed out)
+                       */
 } UplinkMachine;
 
 typedef struct UplinkDecision {
@@ -115,10 +130,11 @@ typedef struct UplinkDecision {
 
 void uplink_machine_init(UplinkMachine *m, usec_t now_usec);
 
-UplinkDecision uplink_decide(const UplinkMachine *m, const UplinkTimes *times, const UplinkEvent *event, usec_t now_usec,
-                             uint64_t random);
+UplinkDecision uplink_decide(const UplinkMachine *m, const UplinkTimes *times,
+                             const UplinkEvent *event, usec_t now_usec, uint64_t random);
 
-/* When UPLINK_EVENT_TIMER is due; USEC_INFINITY: never. Always finite unless connected and idle, or stopped. */
+/* When UPLINK_EVENT_TIMER is due; USEC_INFINITY: never. Always finite unless connected and idle, or
+ * stopped. */
 usec_t uplink_machine_deadline(const UplinkMachine *m);
 
 /* Whether new messages may be handed to the connection. */

@@ -26,7 +26,8 @@ static size_t count_aside(const UplinkSuspects *s) {
         return n;
 }
 
-/* The one set aside last comes back first: each goes to the front of its lane, so the oldest ends up foremost. */
+/* The one set aside last comes back first: each goes to the front of its lane, so the oldest ends
+ * up foremost. */
 static void bring_back(UplinkSuspects *s, UplinkSuspectPlan *p) {
         for (size_t i = s->n_items; i-- > 0;)
                 if (!s->items[i].on_trial)
@@ -54,7 +55,8 @@ void uplink_suspects_on_cut(UplinkSuspects *s, uint64_t first_seq, UplinkSuspect
         s->blamed_seq = first_seq;
 
         if (find(s, first_seq, &i)) {
-                add_step(ret, UPLINK_SUSPECT_REJECT, first_seq); /* on trial: one set aside is never in flight */
+                add_step(ret, UPLINK_SUSPECT_REJECT,
+                         first_seq); /* on trial: one set aside is never in flight */
                 remove_item(s, i);
                 return;
         }
@@ -78,7 +80,8 @@ void uplink_suspects_on_nothing_else(UplinkSuspects *s, UplinkSuspectPlan *ret) 
                 end_round(s, ret);
 }
 
-void uplink_suspects_on_confirmed(UplinkSuspects *s, const uint64_t *seqs, size_t n_seqs, UplinkSuspectPlan *ret) {
+void uplink_suspects_on_confirmed(UplinkSuspects *s, const uint64_t *seqs, size_t n_seqs,
+                                  UplinkSuspectPlan *ret) {
         size_t i;
 
         *ret = (UplinkSuspectPlan) {};

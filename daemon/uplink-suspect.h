@@ -1,11 +1,13 @@
-/* uplink-suspect.h: finds the message that makes the hub cut the connection. A publish that breaks a rule gets no error,
- * only a cut, and a used-up quota cuts at the first publish too (reference: "Facts that decide the design", 2 and 3), so
- * one cut proves nothing. Pure: what to do comes out as a list for uplink.c.
+/* uplink-suspect.h: finds the message that makes the hub cut the connection. A publish that breaks
+ * a rule gets no error, only a cut, and a used-up quota cuts at the first publish too (reference:
+ * "Facts that decide the design", 2 and 3), so one cut proves nothing. Pure: what to do comes out
+ * as a list for uplink.c.
  *
- * A message that was first in flight at UPLINK_SUSPECT_CUTS cuts is set aside and the next is tried. If others are then
- * confirmed it comes back for a trial, and only one more cut rejects it: a quota that ended in between, or a poor link,
- * would otherwise condemn a good message. If instead the next ones are cut too, all come back in order: it is not the
- * message. Each such round may set more aside than the one before, so that several bad messages in a row are found too. */
+ * A message that was first in flight at UPLINK_SUSPECT_CUTS cuts is set aside and the next is
+ * tried. If others are then confirmed it comes back for a trial, and only one more cut rejects it:
+ * a quota that ended in between, or a poor link, would otherwise condemn a good message. If instead
+ * the next ones are cut too, all come back in order: it is not the message. Each such round may set
+ * more aside than the one before, so that several bad messages in a row are found too. */
 #pragma once
 
 #include <stdbool.h>
@@ -37,22 +39,24 @@ typedef struct UplinkSuspectPlan {
 typedef struct UplinkSuspects {
         struct {
                 uint64_t seq;
-                bool on_trial;  /* back in the queue; else set aside */
+                bool on_trial; /* back in the queue; else set aside */
         } items[UPLINK_SUSPECTS_MAX];
         size_t n_items;
-        unsigned n_rounds;      /* that ended without an explanation, since the last confirmation */
-        uint64_t blamed_seq;    /* first in flight at the last cut ... */
-        unsigned n_blamed;      /* ... and at how many in a row */
-        bool unexplained;       /* no single message explains the cuts: quota or tier */
+        unsigned n_rounds;   /* that ended without an explanation, since the last confirmation */
+        uint64_t blamed_seq; /* first in flight at the last cut ... */
+        unsigned n_blamed;   /* ... and at how many in a row */
+        bool unexplained;    /* no single message explains the cuts: quota or tier */
 } UplinkSuspects;
 
 /* The hub cut the connection while first_seq was the oldest in flight. */
 void uplink_suspects_on_cut(UplinkSuspects *s, uint64_t first_seq, UplinkSuspectPlan *ret);
 
 /* The hub confirmed these messages. */
-void uplink_suspects_on_confirmed(UplinkSuspects *s, const uint64_t *seqs, size_t n_seqs, UplinkSuspectPlan *ret);
+void uplink_suspects_on_confirmed(UplinkSuspects *s, const uint64_t *seqs, size_t n_seqs,
+                                  UplinkSuspectPlan *ret);
 
-/* The hub is connected, nothing is in flight and nothing else is there to be tried: what is aside comes back. */
+/* The hub is connected, nothing is in flight and nothing else is there to be tried: what is aside
+ * comes back. */
 void uplink_suspects_on_nothing_else(UplinkSuspects *s, UplinkSuspectPlan *ret);
 
 /* A message is gone for another reason (expired, dropped): it is under suspicion no more. */

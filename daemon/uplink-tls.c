@@ -8,7 +8,8 @@
 #include <openssl/x509_vfy.h>
 #include <openssl/x509v3.h>
 
-#define BUFFER_BYTES (32 * 1024) /* a batch of 64 usual readings fits; what is larger goes out in pieces */
+#define BUFFER_BYTES                                                                               \
+        (32 * 1024) /* a batch of 64 usual readings fits; what is larger goes out in pieces */
 
 static bool is_address(const char *host) {
         struct in6_addr a;
@@ -16,16 +17,18 @@ static bool is_address(const char *host) {
         return inet_pton(AF_INET, host, &a) == 1 || inet_pton(AF_INET6, host, &a) == 1;
 }
 
-/* libmosquitto hands the address that it connects to over as the server name, since it is given addresses (see
- * uplink-mosquitto.c). This runs before the ClientHello is made and puts the right name there; an address is never
- * sent as a name (RFC 6066 section 3). */
+/* libmosquitto hands the address that it connects to over as the server name, since it is given
+ * addresses (see uplink-mosquitto.c). This runs before the ClientHello is made and puts the right
+ * name there; an address is never sent as a name (RFC 6066 section 3). */
 static void on_handshake_start(const SSL *ssl, int where, int value) {
         const UplinkTlsPeer *peer = SSL_CTX_get_app_data(SSL_get_SSL_CTX(ssl));
 
         if (!(where & SSL_CB_HANDSHAKE_START))
                 return;
-        /* const is the callback's alone; without memory the hub shows its default certificate, which is verified. */
-        (void) SSL_ctrl((SSL *) (uintptr_t) ssl, SSL_CTRL_SET_TLSEXT_HOSTNAME, TLSEXT_NAMETYPE_host_name,
+        /* const is the callback's alone; without memory the hub shows its default certificate,
+         * which is verified. */
+        (void) SSL_ctrl((SSL *) (uintptr_t) ssl, SSL_CTRL_SET_TLSEXT_HOSTNAME,
+                        TLSEXT_NAMETYPE_host_name,
                         is_address(peer->host) ? NULL : (void *) (uintptr_t) peer->host);
 }
 
@@ -54,8 +57,9 @@ static bool has_hashed_roots(const char *dir) {
         return found;
 }
 
-/* A folder of hashed names is read one certificate at a time, as needed; the bundle that many systems have beside it
- * would be parsed whole, some MB for one root. $SSL_CERT_FILE and $SSL_CERT_DIR are obeyed as OpenSSL does. */
+/* A folder of hashed names is read one certificate at a time, as needed; the bundle that many
+ * systems have beside it would be parsed whole, some MB for one root. $SSL_CERT_FILE and
+ * $SSL_CERT_DIR are obeyed as OpenSSL does. */
 static int load_system_roots(SSL_CTX *ctx) {
         const char *dir = getenv(X509_get_default_cert_dir_env());
 
@@ -75,7 +79,8 @@ static int expect_name(SSL_CTX *ctx, const char *host) {
         return X509_VERIFY_PARAM_set1_host(param, host, 0);
 }
 
-int uplink_tls_context_new(const char *ca_file, UplinkTlsPeer *peer, SSL_CTX **ret, char *buf, size_t size) {
+int uplink_tls_context_new(const char *ca_file, UplinkTlsPeer *peer, SSL_CTX **ret, char *buf,
+                           size_t size) {
         SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
 
         if (!ctx)
@@ -84,8 +89,10 @@ int uplink_tls_context_new(const char *ca_file, UplinkTlsPeer *peer, SSL_CTX **r
         SSL_CTX_set_app_data(ctx, peer);
 
         if (ca_file && !SSL_CTX_load_verify_file(ctx, ca_file)) {
-                (void) snprintf(buf, size, "Cannot read the certificates of ca_file %s (%s); name a readable PEM file",
-                                ca_file, strempty(ERR_reason_error_string(ERR_peek_error())));
+                (void) snprintf(
+                        buf, size,
+                        "Cannot read the certificates of ca_file %s (%s); name a readable PEM file",
+                        ca_file, strempty(ERR_reason_error_string(ERR_peek_error())));
                 ERR_clear_error();
                 SSL_CTX_free(ctx);
                 return -EINVAL;
@@ -98,7 +105,8 @@ int uplink_tls_context_new(const char *ca_file, UplinkTlsPeer *peer, SSL_CTX **r
         SSL_CTX_set_info_callback(ctx, on_handshake_start);
         SSL_CTX_set_options(ctx, SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION);
         SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
-        /* One read takes what many small records (a PUBACK each) brought; otherwise each costs two. */
+        /* One read takes what many small records (a PUBACK each) brought; otherwise each costs two.
+         */
         SSL_CTX_set_read_ahead(ctx, 1);
         SSL_CTX_set_mode(ctx, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
         *ret = ctx;
@@ -118,58 +126,79 @@ void uplink_tls_forget_roots(SSL_CTX *ctx) {
                 SSL_CTX_set_cert_store(ctx, empty); /* consumed; frees the old one */
 }
 
-static UplinkErrorClass describe_verification(long verify, const char *host, char *buf, size_t size) {
+static UplinkErrorClass describe_verification(long verify, const char *host, char *buf,
+                                              size_t size) {
         const char *name = X509_verify_cert_error_string(verify);
 
         switch (verify) {
         case X509_V_ERR_CERT_NOT_YET_VALID:
         case X509_V_ERR_CRL_NOT_YET_VALID:
-                (void) snprintf(buf, size, "The certificate of %s is not valid yet by this machine's clock (%s); set the "
-                                           "clock, check time synchronisation", host, name);
+                (void) snprintf(buf, size,
+                                "The certificate of %s is not valid yet by this machine's clock "
+                                "(%s); set the clock, check time synchronisation",
+                                host, name);
                 return UPLINK_ERROR_CLOCK;
         case X509_V_ERR_CERT_HAS_EXPIRED:
-                (void) snprintf(buf, size, "The certificate of %s has ended by this machine's clock (%s); check the clock "
-                                           "first, then the server", host, name);
+                (void) snprintf(buf, size,
+                                "The certificate of %s has ended by this machine's clock (%s); "
+                                "check the clock first, then the server",
+                                host, name);
                 return UPLINK_ERROR_TLS;
         case X509_V_ERR_HOSTNAME_MISMATCH:
         case X509_V_ERR_IP_ADDRESS_MISMATCH:
-                (void) snprintf(buf, size, "The server's certificate is for another name than %s (%s); check HostName or "
-                                           "GatewayHostName, and that no proxy answers in its place", host, name);
+                (void) snprintf(buf, size,
+                                "The server's certificate is for another name than %s (%s); check "
+                                "HostName or GatewayHostName, and that no proxy answers in its "
+                                "place",
+                                host, name);
                 return UPLINK_ERROR_TLS;
         default:
-                (void) snprintf(buf, size, "The certificate of %s is not trusted (%s); install ca-certificates or set "
-                                           "ca_file to the root it hangs from", host, name);
+                (void) snprintf(
+                        buf, size,
+                        "The certificate of %s is not trusted (%s); install ca-certificates or set "
+                        "ca_file to the root it hangs from",
+                        host, name);
                 return UPLINK_ERROR_TLS;
         }
 }
 
-static UplinkErrorClass describe_closed(const char *host, const char *reason, char *buf, size_t size) {
-        (void) snprintf(buf, size, "%s closed the connection while TLS was set up (%s); check that the port is right and no "
-                                   "firewall is in between", host, reason);
+static UplinkErrorClass describe_closed(const char *host, const char *reason, char *buf,
+                                        size_t size) {
+        (void) snprintf(buf, size,
+                        "%s closed the connection while TLS was set up (%s); check that the port "
+                        "is right and no firewall is in between",
+                        host, reason);
         return UPLINK_ERROR_NETWORK;
 }
 
 static UplinkErrorClass describe_tls(const char *host, const char *reason, char *buf, size_t size) {
-        (void) snprintf(buf, size, "TLS with %s failed (%s); check the port, and that no proxy answers in its place", host,
-                        reason);
+        (void) snprintf(
+                buf, size,
+                "TLS with %s failed (%s); check the port, and that no proxy answers in its place",
+                host, reason);
         return UPLINK_ERROR_TLS;
 }
 
-UplinkErrorClass uplink_tls_describe_failure(const UplinkTlsPeer *peer, int ssl_error, int saved_errno, char *buf,
-                                             size_t size) {
+UplinkErrorClass uplink_tls_describe_failure(const UplinkTlsPeer *peer, int ssl_error,
+                                             int saved_errno, char *buf, size_t size) {
         unsigned long e = ERR_peek_last_error();
 
         ERR_clear_error();
         if (peer->verify_error != X509_V_OK)
                 return describe_verification(peer->verify_error, peer->host, buf, size);
         if (ssl_error == SSL_ERROR_SYSCALL || (e != 0 && ERR_SYSTEM_ERROR(e)))
-                return describe_closed(peer->host, saved_errno != 0 ? strerror(saved_errno) : "no error given", buf, size);
+                return describe_closed(peer->host,
+                                       saved_errno != 0 ? strerror(saved_errno) : "no error given",
+                                       buf, size);
         if (e != 0 && ERR_GET_REASON(e) == SSL_R_UNEXPECTED_EOF_WHILE_READING)
                 return describe_closed(peer->host, "end of file", buf, size);
-        return describe_tls(peer->host, e != 0 ? strempty(ERR_reason_error_string(e)) : "no reason given", buf, size);
+        return describe_tls(peer->host,
+                            e != 0 ? strempty(ERR_reason_error_string(e)) : "no reason given", buf,
+                            size);
 }
 
-UplinkErrorClass uplink_tls_describe_line(const UplinkTlsPeer *peer, const char *line, char *buf, size_t size) {
+UplinkErrorClass uplink_tls_describe_line(const UplinkTlsPeer *peer, const char *line, char *buf,
+                                          size_t size) {
         const char *reason = strrchr(line, ':');
 
         if (peer->verify_error != X509_V_OK)
@@ -187,7 +216,8 @@ int uplink_tls_buffer_push(SSL *ssl) {
                 BIO_free(buffer);
                 return -ENOMEM;
         }
-        /* SSL_set0_wbio() drops its reference to the socket's BIO, so the chain brings one of its own. */
+        /* SSL_set0_wbio() drops its reference to the socket's BIO, so the chain brings one of its
+         * own. */
         BIO_up_ref(socket_bio);
         SSL_set0_wbio(ssl, BIO_push(buffer, socket_bio));
         return 0;

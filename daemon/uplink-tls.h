@@ -1,5 +1,6 @@
-/* uplink-tls.h: the TLS side of a connection to the hub: always verified, TLS 1.2 at least (reference: "TLS support in
- * Azure IoT Hub"), and the buffer that turns many small records into few writes. Used on the thread of its connection. */
+/* uplink-tls.h: the TLS side of a connection to the hub: always verified, TLS 1.2 at least
+ * (reference: "TLS support in Azure IoT Hub"), and the buffer that turns many small records into
+ * few writes. Used on the thread of its connection. */
 #pragma once
 
 #include <stdbool.h>
@@ -14,19 +15,23 @@ typedef struct UplinkTlsPeer {
         long verify_error; /* of the last verification that failed, X509_V_OK: none */
 } UplinkTlsPeer;
 
-/* A context that accepts only a certificate for the peer's host under the roots of ca_file, or the system's where that
- * is NULL. The chain and the name are checked by OpenSSL itself; nothing turns that off.
- * 0, or -errno with a sentence in buf. *ret: SSL_CTX_free(); peer must outlive it. */
-int uplink_tls_context_new(const char *ca_file, UplinkTlsPeer *peer, SSL_CTX **ret, char *buf, size_t size);
+/* A context that accepts only a certificate for the peer's host under the roots of ca_file, or the
+ * system's where that is NULL. The chain and the name are checked by OpenSSL itself; nothing turns
+ * that off. 0, or -errno with a sentence in buf. *ret: SSL_CTX_free(); peer must outlive it. */
+int uplink_tls_context_new(const char *ca_file, UplinkTlsPeer *peer, SSL_CTX **ret, char *buf,
+                           size_t size);
 
-/* After a failed handshake: its class and a sentence, the verification error by name. ssl_error: SSL_get_error(). */
-UplinkErrorClass uplink_tls_describe_failure(const UplinkTlsPeer *peer, int ssl_error, int saved_errno, char *buf,
-                                             size_t size);
+/* After a failed handshake: its class and a sentence, the verification error by name. ssl_error:
+ * SSL_get_error(). */
+UplinkErrorClass uplink_tls_describe_failure(const UplinkTlsPeer *peer, int ssl_error,
+                                             int saved_errno, char *buf, size_t size);
 
 /* The same where the library has thrown the error away but for its own log line. */
-UplinkErrorClass uplink_tls_describe_line(const UplinkTlsPeer *peer, const char *line, char *buf, size_t size);
+UplinkErrorClass uplink_tls_describe_line(const UplinkTlsPeer *peer, const char *line, char *buf,
+                                          size_t size);
 
-/* Roots are needed for the handshake only; on a system whose roots are one big file they cost some MB. */
+/* Roots are needed for the handshake only; on a system whose roots are one big file they cost some
+ * MB. */
 void uplink_tls_forget_roots(SSL_CTX *ctx);
 
 /* Puts a buffer between ssl and its socket, after the handshake. 0 or -ENOMEM. */
@@ -36,5 +41,6 @@ int uplink_tls_buffer_push(SSL *ssl);
 int uplink_tls_buffer_flush(SSL *ssl);
 bool uplink_tls_buffer_pending(SSL *ssl);
 
-/* Takes the empty buffer out: libmosquitto closes right after its DISCONNECT, which would stay in there. */
+/* Takes the empty buffer out: libmosquitto closes right after its DISCONNECT, which would stay in
+ * there. */
 void uplink_tls_buffer_pop(SSL *ssl);

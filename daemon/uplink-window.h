@@ -1,5 +1,6 @@
-/* uplink-window.h: what is in flight, in the order it was sent. PUBACKs come in that order (MQTT 3.1.1 section 4.6), so
- * taking one out looks at the oldest first and nearly always finds it there. */
+/* uplink-window.h: what is in flight, in the order it was sent. PUBACKs come in that order
+ * (MQTT 3.1.1 section 4.6), so taking one out looks at the oldest first and nearly always finds it
+ * there. */
 #pragma once
 
 #include <stdbool.h>

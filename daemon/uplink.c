@@ -1,6 +1,7 @@
-/* How it works: everything that happens (a report of the connection's thread, a timer, a call of the daemon) becomes an
- * event for uplink_decide(); what it answers is done here. Messages go outbox -> window -> thread, PUBACKs come back and
- * settle them. The window is refilled in batches, because each hand-over costs a wake-up and a write. */
+/* How it works: everything that happens (a report of the connection's thread, a timer, a call of
+ * the daemon) becomes an event for uplink_decide(); what it answers is done here. Messages go
+ * outbox -> window -> thread, PUBACKs come back and settle them. The window is refilled in batches,
+ * because each hand-over costs a wake-up and a write. */
 #include "daemon/uplink.h"
 
 #include <assert.h>
@@ -16,9 +17,10 @@
 #include "daemon/uplink-suspect.h"
 #include "daemon/uplink-window.h"
 
-#define BATCH 64U                                /* measured: larger ones gain nothing, smaller ones cost wake-ups */
+#define BATCH 64U /* measured: larger ones gain nothing, smaller ones cost wake-ups */
 #define TIMER_ACCURACY_USEC (10 * USEC_PER_MSEC)
-#define CLOCK_STEP_USEC_MIN USEC_PER_MINUTE      /* the hub forgives less than 5 minutes (reference: SAS tokens) */
+#define CLOCK_STEP_USEC_MIN                                                                        \
+        USEC_PER_MINUTE /* the hub forgives less than 5 minutes (reference: SAS tokens) */
 #define TOKEN_PROBE_USEC (10 * USEC_PER_SEC)
 
 struct Uplink {
@@ -32,15 +34,16 @@ struct Uplink {
         UplinkMachine machine;
         UplinkSuspects suspects;
         UplinkMosquitto *link;
-        UplinkWindow window;   /* by seq; the value is its size in bytes */
+        UplinkWindow window; /* by seq; the value is its size in bytes */
         uint64_t window_bytes;
-        OutboxDelivery *spare; /* handed out by the outbox, waits for room in bytes */
-        bool deliverable;      /* outbox_next() may have something */
+        OutboxDelivery *spare;     /* handed out by the outbox, waits for room in bytes */
+        bool deliverable;          /* outbox_next() may have something */
         uint64_t token_expiry_sec; /* UINT64_MAX: a ready-made token, no fresh one can be had */
         uint64_t random;
 
         int link_fd, netlink_fd, clock_fd;
-        sd_event_source *link_source, *timer_source, *netlink_source, *clock_source, *stopped_source;
+        sd_event_source *link_source, *timer_source, *netlink_source, *clock_source,
+                *stopped_source;
         usec_t armed_usec;
         usec_t clock_offset_usec; /* realtime - boottime: a step changes it */
 
@@ -51,8 +54,9 @@ struct Uplink {
         char last_error[640];
         UplinkErrorClass logged_class;
         unsigned n_unlogged, log_after;
-        bool was_down;            /* not connected since the start, or lost it by accident */
-        LogRate connection_rate;  /* a hub that cuts each connection at once must not fill the journal */
+        bool was_down;           /* not connected since the start, or lost it by accident */
+        LogRate connection_rate; /* a hub that cuts each connection at once must not fill the
+                                    journal */
 };
 
 static void dispatch(Uplink *u, const UplinkEvent *event);
@@ -77,7 +81,8 @@ static const char *identity(const Uplink *u) {
 
 /* What went wrong. */
 
-/* A lasting failure is told at its start, when its class changes, and then ever more rarely with the count. */
+/* A lasting failure is told at its start, when its class changes, and then ever more rarely with
+ * the count. */
 static void log_failure(Uplink *u, bool was_connected) {
         char device[256], class[64];
         const char *fields[] = { device, class, NULL };
@@ -88,7 +93,8 @@ static void log_failure(Uplink *u, bool was_connected) {
                         strempty(uplink_error_class_to_string(u->last_class)));
         if (was_connected) {
                 if (log_rate_pass(&u->connection_rate, &n_suppressed))
-                        log_event(LOG_NOTICE, MSG_DISCONNECTED, fields, "Disconnected from the hub: %s%s", u->last_error,
+                        log_event(LOG_NOTICE, MSG_DISCONNECTED, fields,
+                                  "Disconnected from the hub: %s%s", u->last_error,
                                   n_suppressed > 0 ? " (again and again)" : "");
                 u->logged_class = u->last_class;
                 u->n_unlogged = 0;
@@ -104,8 +110,9 @@ static void log_failure(Uplink *u, bool was_connected) {
         if (u->logged_class != u->last_class)
                 u->log_after = 1;
         if (u->n_unlogged > 1)
-                log_event(LOG_WARNING, MSG_CONNECT_FAILED, fields, "Still not connected after %u more tries: %s",
-                          u->n_unlogged, u->last_error);
+                log_event(LOG_WARNING, MSG_CONNECT_FAILED, fields,
+                          "Still not connected after %u more tries: %s", u->n_unlogged,
+                          u->last_error);
         else
                 log_event(LOG_WARNING, MSG_CONNECT_FAILED, fields, "%s", u->last_error);
         u->logged_class = u->last_class;
@@ -151,7 +158,8 @@ static void drop_link(Uplink *u) {
 }
 
 static void carry_out(Uplink *u, const UplinkSuspectPlan *plan) {
-        static const char reason[] = "the hub cuts the connection whenever it is sent, and takes others";
+        static const char reason[] =
+                "the hub cuts the connection whenever it is sent, and takes others";
         char seq[64];
         const char *fields[] = { seq, NULL };
 
@@ -163,7 +171,9 @@ static void carry_out(Uplink *u, const UplinkSuspectPlan *plan) {
                 case UPLINK_SUSPECT_SET_ASIDE:
                         /* -ENOENT: it expired or was dropped just now, which serves as well. */
                         (void) outbox_set_aside(u->outbox, s->seq);
-                        log_info("Message %" PRIu64 " was first in flight at several cuts, trying others first", s->seq);
+                        log_info("Message %" PRIu64
+                                 " was first in flight at several cuts, trying others first",
+                                 s->seq);
                         break;
                 case UPLINK_SUSPECT_UNSET_ASIDE:
                         (void) outbox_unset_aside(u->outbox, s->seq); /* as above */
@@ -183,7 +193,8 @@ static UplinkErrorClass suspect(Uplink *u, UplinkErrorClass class, UplinkSuspect
         uint64_t first;
 
         *ret = (UplinkSuspectPlan) {};
-        if (class != UPLINK_ERROR_CUT || !u->machine.was_connected || !uplink_window_oldest(&u->window, &first))
+        if (class != UPLINK_ERROR_CUT || !u->machine.was_connected ||
+            !uplink_window_oldest(&u->window, &first))
                 return class;
         (void) outbox_note_cut(u->outbox, first); /* the count shows in its status */
         uplink_suspects_on_cut(&u->suspects, first, ret);
@@ -199,9 +210,10 @@ static void on_link_ended(const UplinkMosquittoEnd *end, void *userdata) {
         class = suspect(u, end->class, &plan);
         if (!goodbye) {
                 if (class == UPLINK_ERROR_QUOTA)
-                        note_error(u, class, "The hub cuts the connection at the first message, whichever that is; its daily "
-                                             "quota may be used up (it returns at 00:00 UTC), or its tier does not allow "
-                                             "what is sent");
+                        note_error(u, class,
+                                   "The hub cuts the connection at the first message, whichever "
+                                   "that is; its daily quota may be used up (it returns at 00:00 "
+                                   "UTC), or its tier does not allow what is sent");
                 else
                         note_error(u, class, "%s", end->text);
                 log_failure(u, was_connected);
@@ -232,7 +244,8 @@ static void on_link_connected(void *userdata) {
                 life = usec_sub(u->token_expiry_sec * USEC_PER_SEC, now);
         /* The connection that follows a renewal is no news. */
         if (u->was_down && log_rate_pass(&u->connection_rate, &n_suppressed))
-                log_event(LOG_NOTICE, MSG_CONNECTED, fields, "Connected to %s as %s", strempty(u->hub), identity(u));
+                log_event(LOG_NOTICE, MSG_CONNECTED, fields, "Connected to %s as %s",
+                          strempty(u->hub), identity(u));
         u->was_down = false;
         u->logged_class = UPLINK_ERROR_NONE;
         u->n_unlogged = 0;
@@ -249,7 +262,8 @@ static void on_link_confirmed(const uint64_t *seqs, size_t n_seqs, void *userdat
                         continue;
                 n++;
                 u->window_bytes -= bytes;
-                (void) outbox_settle(u->outbox, seqs[i], OUTBOX_END_CONFIRMED, NULL); /* -ENOENT: has ended already */
+                (void) outbox_settle(u->outbox, seqs[i], OUTBOX_END_CONFIRMED,
+                                     NULL); /* -ENOENT: has ended already */
         }
         uplink_suspects_on_confirmed(&u->suspects, seqs, n_seqs, &plan);
         carry_out(u, &plan);
@@ -267,7 +281,8 @@ static void on_link_unsendable(uint64_t seq, const char *reason, void *userdata)
         u->window_bytes -= bytes;
         (void) snprintf(field, sizeof(field), "IOTHUBD_SEQ=%" PRIu64, seq);
         if (outbox_settle(u->outbox, seq, OUTBOX_END_REJECTED, reason) >= 0)
-                log_event(LOG_WARNING, MSG_MESSAGE_REJECTED, fields, "Message %" PRIu64 " was rejected: %s", seq, reason);
+                log_event(LOG_WARNING, MSG_MESSAGE_REJECTED, fields,
+                          "Message %" PRIu64 " was rejected: %s", seq, reason);
         dispatch(u, &(UplinkEvent) { .type = UPLINK_EVENT_DROPPED, .n = 1 });
 }
 
@@ -288,7 +303,8 @@ static int make_token(Uplink *u, char **ret) {
 
         r = credentials_make_token(u->credentials, now, &token, &u->token_expiry_sec);
         if (r >= 0)
-                r = credentials_make_token(u->credentials, now + TOKEN_PROBE_USEC, &later, &later_expiry);
+                r = credentials_make_token(u->credentials, now + TOKEN_PROBE_USEC, &later,
+                                           &later_expiry);
         if (r < 0)
                 return r;
         if (later_expiry == u->token_expiry_sec)
@@ -343,7 +359,8 @@ static int open_link(Uplink *u) {
         r = uplink_mosquitto_new(&o, &e, &u->link);
         if (r < 0)
                 return r;
-        r = sd_event_add_io(u->event, &u->link_source, uplink_mosquitto_fd(u->link), EPOLLIN, on_link_readable, u);
+        r = sd_event_add_io(u->event, &u->link_source, uplink_mosquitto_fd(u->link), EPOLLIN,
+                            on_link_readable, u);
         if (r < 0)
                 u->link = uplink_mosquitto_free(u->link);
         return r;
@@ -354,7 +371,8 @@ static int prepare_identity(Uplink *u, UplinkEvent *ret_next) {
         const char *problem;
         int r;
 
-        /* A key that was replaced in its file is found without a reload; a failure leaves the old one in use. */
+        /* A key that was replaced in its file is found without a reload; a failure leaves the old
+         * one in use. */
         if (u->machine.last_class == UPLINK_ERROR_REFUSED || u->hold)
                 (void) credentials_reload(u->credentials);
         problem = credentials_problem(u->credentials);
@@ -369,11 +387,13 @@ static int prepare_identity(Uplink *u, UplinkEvent *ret_next) {
         if (r >= 0)
                 r = replace_string(&u->module, credentials_module_id(u->credentials));
         if (r >= 0)
-                r = outbox_set_identity(u->outbox, u->hub, credentials_client_id(u->credentials), u->options.adopt);
+                r = outbox_set_identity(u->outbox, u->hub, credentials_client_id(u->credentials),
+                                        u->options.adopt);
         if (r == -EREMCHG) {
                 set_hold(u, MSG_OUTBOX_OTHER_DEVICE,
-                         "The outbox holds messages of another hub or device; set outbox.adopt = true to send them as "
-                         "this one, or restore the credentials they were accepted under");
+                         "The outbox holds messages of another hub or device; set outbox.adopt = "
+                         "true to send them as this one, or restore the credentials they were "
+                         "accepted under");
                 *ret_next = (UplinkEvent) { .type = UPLINK_EVENT_HOLD };
                 return 1;
         }
@@ -394,8 +414,9 @@ static bool start_attempt(Uplink *u, UplinkEvent *ret_next) {
         if (r >= 0)
                 return false;
 
-        note_error(u, UPLINK_ERROR_LOCAL, r == -EBUSY ? "Earlier look-ups of the hub's name still hang; check the name server" :
-                                                        "Cannot start to connect: %s", strerror(-r));
+        note_error(u, UPLINK_ERROR_LOCAL, "Cannot start to connect: %s",
+                   r == -EBUSY ? "earlier look-ups of the hub's name hang; check the name server"
+                               : strerror(-r));
         log_failure(u, false);
         *ret_next = (UplinkEvent) { .type = UPLINK_EVENT_ENDED, .class = UPLINK_ERROR_LOCAL };
         return true;
@@ -419,7 +440,8 @@ static OutboxDelivery *next_delivery(Uplink *u, int *ret_error) {
         return d;
 }
 
-/* Takes from the outbox what the window has room for, at most a batch. Returns the count, or -errno of outbox_next(). */
+/* Takes from the outbox what the window has room for, at most a batch. Returns the count, or -errno
+ * of outbox_next(). */
 static int fill_batch(Uplink *u, OutboxDelivery **batch) {
         unsigned n = 0;
         int r = 0;
@@ -444,7 +466,8 @@ static int fill_batch(Uplink *u, OutboxDelivery **batch) {
 
 static void on_outbox_refused(Uplink *u, int error) {
         if (error == -EREMCHG) {
-                set_hold(u, MSG_OUTBOX_OTHER_DEVICE, "The outbox holds messages of another hub or device");
+                set_hold(u, MSG_OUTBOX_OTHER_DEVICE,
+                         "The outbox holds messages of another hub or device");
                 send_event(u, UPLINK_EVENT_HOLD);
                 return;
         }
@@ -509,7 +532,8 @@ static int on_stopped(sd_event_source *s, void *userdata) {
 static void tell_stopped(Uplink *u) {
         if (u->stopped_source)
                 return;
-        if (sd_event_add_defer(u->event, &u->stopped_source, on_stopped, u) < 0 && u->events.on_stopped)
+        if (sd_event_add_defer(u->event, &u->stopped_source, on_stopped, u) < 0 &&
+            u->events.on_stopped)
                 u->events.on_stopped(u->events.userdata);
 }
 
@@ -522,7 +546,9 @@ static void note_given_up(Uplink *u, const UplinkMachine *before) {
                 return;
         if (before->was_connected) {
                 format_timespan(span, sizeof(span), u->times.ack_timeout_usec);
-                note_error(u, UPLINK_ERROR_TIMEOUT, "The hub confirmed nothing for %s, taking the connection for dead", span);
+                note_error(u, UPLINK_ERROR_TIMEOUT,
+                           "The hub confirmed nothing for %s, taking the connection for dead",
+                           span);
                 log_failure(u, true);
                 return;
         }
@@ -531,7 +557,8 @@ static void note_given_up(Uplink *u, const UplinkMachine *before) {
         log_failure(u, false);
 }
 
-static bool perform(Uplink *u, unsigned actions, const UplinkMachine *before, UplinkEvent *ret_next) {
+static bool perform(Uplink *u, unsigned actions, const UplinkMachine *before,
+                    UplinkEvent *ret_next) {
         bool more = false;
 
         if (actions & UPLINK_ACTION_ABANDON && u->link) {
@@ -554,11 +581,13 @@ static bool perform(Uplink *u, unsigned actions, const UplinkMachine *before, Up
 static void arm_timer(Uplink *u) {
         usec_t t = uplink_machine_deadline(&u->machine);
 
-        /* Deadlines move on with every PUBACK; a timer that fires early costs less than setting it each time. */
+        /* Deadlines move on with every PUBACK; a timer that fires early costs less than setting it
+         * each time. */
         if (t >= u->armed_usec)
                 return;
         u->armed_usec = t;
-        (void) sd_event_source_set_time(u->timer_source, t);                  /* fail only for sources that are gone */
+        (void) sd_event_source_set_time(u->timer_source,
+                                        t); /* fail only for sources that are gone */
         (void) sd_event_source_set_enabled(u->timer_source, SD_EVENT_ONESHOT);
 }
 
@@ -569,7 +598,8 @@ static void dispatch(Uplink *u, const UplinkEvent *event) {
 
         while (more) {
                 UplinkMachine before = u->machine;
-                UplinkDecision d = uplink_decide(&before, &u->times, &next, now_usec(CLOCK_BOOTTIME), next_random(u));
+                UplinkDecision d = uplink_decide(&before, &u->times, &next,
+                                                 now_usec(CLOCK_BOOTTIME), next_random(u));
 
                 u->machine = d.machine;
                 more = perform(u, d.actions, &before, &next);
@@ -601,11 +631,13 @@ static usec_t clock_offset(void) {
         return now_usec(CLOCK_REALTIME) - now_usec(CLOCK_BOOTTIME);
 }
 
-/* A timer that only ends when the wall clock is set (TFD_TIMER_CANCEL_ON_SET, timerfd_create(2)). */
+/* A timer that only ends when the wall clock is set (TFD_TIMER_CANCEL_ON_SET, timerfd_create(2)).
+ */
 static void arm_clock(Uplink *u) {
         struct itimerspec far = { .it_value.tv_sec = INT64_MAX / 1000000000 };
 
-        (void) timerfd_settime(u->clock_fd, TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET, &far, NULL); /* steps go unseen */
+        (void) timerfd_settime(u->clock_fd, TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET, &far,
+                               NULL); /* steps go unseen */
 }
 
 static int on_clock(sd_event_source *s, int fd, uint32_t revents, void *userdata) {
@@ -616,7 +648,8 @@ static int on_clock(sd_event_source *s, int fd, uint32_t revents, void *userdata
         (void) read(fd, &n, sizeof(n)); /* -ECANCELED is the news */
         arm_clock(u);
         offset = clock_offset();
-        step = offset > u->clock_offset_usec ? offset - u->clock_offset_usec : u->clock_offset_usec - offset;
+        step = offset > u->clock_offset_usec ? offset - u->clock_offset_usec
+                                             : u->clock_offset_usec - offset;
         u->clock_offset_usec = offset;
         if (step < CLOCK_STEP_USEC_MIN)
                 return 0;
@@ -631,7 +664,8 @@ static int add_timer(Uplink *u) {
         int r;
 
         u->armed_usec = USEC_INFINITY;
-        r = sd_event_add_time(u->event, &u->timer_source, CLOCK_BOOTTIME, USEC_INFINITY, TIMER_ACCURACY_USEC, on_timer, u);
+        r = sd_event_add_time(u->event, &u->timer_source, CLOCK_BOOTTIME, USEC_INFINITY,
+                              TIMER_ACCURACY_USEC, on_timer, u);
         if (r < 0)
                 return r;
         /* After a suspend or a long turn the PUBACKs that wait count before the deadline does. */
@@ -641,20 +675,21 @@ static int add_timer(Uplink *u) {
 /* Both only make the uplink quicker: a sandbox or kernel without them does not stop it. */
 static void add_helpers(Uplink *u) {
         u->netlink_fd = uplink_netlink_open();
-        if (u->netlink_fd < 0 ||
-            sd_event_add_io(u->event, &u->netlink_source, u->netlink_fd, EPOLLIN, on_netlink, u) < 0)
+        if (u->netlink_fd < 0 || sd_event_add_io(u->event, &u->netlink_source, u->netlink_fd,
+                                                 EPOLLIN, on_netlink, u) < 0)
                 log_debug("Cannot watch for links that come up, waiting the full time instead");
 
         u->clock_offset_usec = clock_offset();
         u->clock_fd = timerfd_create(CLOCK_REALTIME, TFD_CLOEXEC | TFD_NONBLOCK);
-        if (u->clock_fd < 0 || sd_event_add_io(u->event, &u->clock_source, u->clock_fd, EPOLLIN, on_clock, u) < 0)
+        if (u->clock_fd < 0 ||
+            sd_event_add_io(u->event, &u->clock_source, u->clock_fd, EPOLLIN, on_clock, u) < 0)
                 log_debug("Cannot watch for clock changes");
         else
                 arm_clock(u);
 }
 
-int uplink_new(sd_event *event, Outbox *outbox, Credentials *credentials, const UplinkOptions *options,
-               const UplinkEvents *events, Uplink **ret) {
+int uplink_new(sd_event *event, Outbox *outbox, Credentials *credentials,
+               const UplinkOptions *options, const UplinkEvents *events, Uplink **ret) {
         _cleanup_(uplink_freep) Uplink *u = NULL;
         int r;
 
@@ -673,7 +708,8 @@ int uplink_new(sd_event *event, Outbox *outbox, Credentials *credentials, const 
                 .times = {
                         .connect_timeout_usec = options->connect_timeout_usec,
                         .ack_timeout_usec = options->ack_timeout_usec,
-                        .backoff = { .min_usec = options->retry_min_usec, .max_usec = options->retry_max_usec,
+                        .backoff = { .min_usec = options->retry_min_usec,
+                                     .max_usec = options->retry_max_usec,
                                      .cut_max_usec = options->retry_cut_max_usec,
                                      .refused_max_usec = options->retry_refused_max_usec },
                 },
@@ -687,7 +723,8 @@ int uplink_new(sd_event *event, Outbox *outbox, Credentials *credentials, const 
         u->options.ca_file = NULL;
         u->options.window = MAX(options->window, 1U);
         uplink_machine_init(&u->machine, now_usec(CLOCK_BOOTTIME));
-        /* Only a system without entropy at boot fails here; the address of the struct still tells devices apart. */
+        /* Only a system without entropy at boot fails here; the address of the struct still tells
+         * devices apart. */
         if (getrandom(&u->random, sizeof(u->random), GRND_NONBLOCK) != sizeof(u->random))
                 u->random = (uint64_t) (uintptr_t) u ^ now_usec(CLOCK_REALTIME);
 

@@ -1,5 +1,6 @@
-/* uplink.h: the connection to the hub as the rest of the daemon sees it. uplink.c decides (a state machine free of
- * I/O, see uplink-state.h), uplink-mosquitto.c runs libmosquitto on threads of its own. Event loop only. */
+/* uplink.h: the connection to the hub as the rest of the daemon sees it. uplink.c decides (a state
+ * machine free of I/O, see uplink-state.h), uplink-mosquitto.c runs libmosquitto on threads of its
+ * own. Event loop only. */
 #pragma once
 
 #include <stdbool.h>
@@ -16,13 +17,13 @@
 typedef struct Uplink Uplink;
 
 typedef struct UplinkOptions {
-        const char *ca_file;    /* copied; NULL: the system's roots */
+        const char *ca_file; /* copied; NULL: the system's roots */
         unsigned mqtt_port;
-        unsigned window;        /* messages in flight, 1..1000 */
+        unsigned window; /* messages in flight, 1..1000 */
         uint64_t window_bytes;
         usec_t keep_alive_usec, connect_timeout_usec, ack_timeout_usec;
         usec_t retry_min_usec, retry_max_usec, retry_cut_max_usec, retry_refused_max_usec;
-        bool adopt;             /* outbox.adopt */
+        bool adopt; /* outbox.adopt */
 } UplinkOptions;
 
 typedef struct UplinkStatus {
@@ -32,12 +33,14 @@ typedef struct UplinkStatus {
         const char *hub, *device, *module; /* borrowed; NULL while unknown */
         const char *hold;                  /* why it holds, with the remedy; NULL otherwise */
         unsigned attempt;
-        usec_t next_try_in_usec;           /* USEC_INFINITY: none planned */
-        const char *last_error_class;      /* dns, network, tls, refused, cut, timeout, ...; NULL: none yet */
-        const char *last_error;            /* borrowed sentence */
+        usec_t next_try_in_usec;      /* USEC_INFINITY: none planned */
+        const char *last_error_class; /* dns, network, tls, refused, cut, timeout, ...; NULL: none
+                                         yet */
+        const char *last_error;       /* borrowed sentence */
         usec_t last_error_realtime_usec;
-        uint64_t busy_since_boottime_usec; /* the network thread has had work this long without taking any; 0: fine.
-                                            * A thread inside DNS or connect does not count. For the watchdog */
+        uint64_t busy_since_boottime_usec; /* the network thread has had work this long without
+                                            * taking any; 0: fine. A thread inside DNS or connect
+                                            * does not count. For the watchdog */
 } UplinkStatus;
 
 typedef struct UplinkEvents {
@@ -47,8 +50,8 @@ typedef struct UplinkEvents {
 } UplinkEvents;
 
 /* outbox and credentials: borrowed, must outlive the uplink. 0 or -errno. */
-int uplink_new(sd_event *event, Outbox *outbox, Credentials *credentials, const UplinkOptions *options,
-               const UplinkEvents *events, Uplink **ret);
+int uplink_new(sd_event *event, Outbox *outbox, Credentials *credentials,
+               const UplinkOptions *options, const UplinkEvents *events, Uplink **ret);
 Uplink *uplink_free(Uplink *u);
 DEFINE_CLEANUP(Uplink *, uplink_free);
 
@@ -60,7 +63,8 @@ void uplink_outbox_deliverable(Uplink *u);
 /* Credentials were reloaded: tries at once. */
 void uplink_credentials_changed(Uplink *u);
 
-/* Sends what is queued until timeout_usec is over, waits for its PUBACKs, disconnects, then on_stopped. */
+/* Sends what is queued until timeout_usec is over, waits for its PUBACKs, disconnects, then
+ * on_stopped. */
 void uplink_stop(Uplink *u, usec_t timeout_usec);
 
 void uplink_get_status(Uplink *u, UplinkStatus *ret);

@@ -86,9 +86,15 @@ int outbox_next(Outbox *o, OutboxDelivery **ret) {
         memcpy(text, id, n);
         memset(text + n, 'x', o->body_size);
         *d = (OutboxDelivery) {
-                .seq = o->next, .lane = OUTBOX_LANE_NORMAL, .n_cuts = o->cuts[o->next],
-                .sent_before = o->sent_before[o->next], .message_id = text, .bag = bag, .bag_size = sizeof(bag) - 1,
-                .body = text + n, .body_size = o->body_size,
+                .seq = o->next,
+                .lane = OUTBOX_LANE_NORMAL,
+                .n_cuts = o->cuts[o->next],
+                .sent_before = o->sent_before[o->next],
+                .message_id = text,
+                .bag = bag,
+                .bag_size = sizeof(bag) - 1,
+                .body = text + n,
+                .body_size = o->body_size,
         };
         o->books.n_handed_out++;
         o->books.n_handed_out_again += d->sent_before;

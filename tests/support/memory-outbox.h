@@ -1,5 +1,6 @@
-/* memory-outbox.h: stands in for daemon/outbox.c where a test or benchmark is about the uplink alone: n messages of one
- * size in memory, the calls that the uplink makes, and books of what it did with them. Linking it keeps the real one out. */
+/* memory-outbox.h: stands in for daemon/outbox.c where a test or benchmark is about the uplink
+ * alone: n messages of one size in memory, the calls that the uplink makes, and books of what it
+ * did with them. Linking it keeps the real one out. */
 #pragma once
 
 #include "daemon/outbox.h"

@@ -60,14 +60,12 @@ static bool on_publish(Session *s, const uint8_t *p, const uint8_t *body) {
 static bool on_packet(Session *s, const uint8_t *p, const uint8_t *body) {
         switch (p[0] & 0xf0) {
         case MQTT_CONNECT:
-                return s->options->no_connack || answer(s, (uint8_t[]) { 0x20, 2, 0, s->options->connack }, 4);
-        case MQTT_PUBLISH:
-                return on_publish(s, p, body);
-        case MQTT_PINGREQ:
-                return answer(s, (uint8_t[]) { 0xd0, 0 }, 2);
+                return s->options->no_connack ||
+                       answer(s, (uint8_t[]) { 0x20, 2, 0, s->options->connack }, 4);
+        case MQTT_PUBLISH: return on_publish(s, p, body);
+        case MQTT_PINGREQ: return answer(s, (uint8_t[]) { 0xd0, 0 }, 2);
         case MQTT_DISCONNECT:
-        default:
-                return false;
+        default: return false;
         }
 }
 

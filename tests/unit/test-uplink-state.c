@@ -1,5 +1,6 @@
-/* Goal: the uplink always comes back, never spins and never waits longer than its bounds (promise P6).
- * Method: a hub and a clock that exist only here misbehave from a seed; each decision is checked as it is made. */
+/* Goal: the uplink always comes back, never spins and never waits longer than its bounds (promise
+ * P6). Method: a hub and a clock that exist only here misbehave from a seed; each decision is
+ * checked as it is made. */
 #include "tests/support/test.h"
 
 #include <inttypes.h>
@@ -12,18 +13,20 @@
 static const UplinkTimes times = {
         .connect_timeout_usec = 30 * USEC_PER_SEC,
         .ack_timeout_usec = 120 * USEC_PER_SEC,
-        .backoff = { .min_usec = USEC_PER_SEC, .max_usec = 60 * USEC_PER_SEC, .cut_max_usec = 300 * USEC_PER_SEC,
+        .backoff = { .min_usec = USEC_PER_SEC,
+                     .max_usec = 60 * USEC_PER_SEC,
+                     .cut_max_usec = 300 * USEC_PER_SEC,
                      .refused_max_usec = 600 * USEC_PER_SEC },
 };
 
 typedef enum HubMode {
         HUB_WELL,
-        HUB_NO_NAME,        /* look-ups hang */
-        HUB_CLOSED,         /* the port is closed */
-        HUB_SILENT,         /* SYNs get no answer */
-        HUB_REFUSES,        /* CONNACK 5 */
-        HUB_CUTS_EARLY,     /* before CONNACK */
-        HUB_OVER_QUOTA,     /* CONNACK 0, cut at the first publish */
+        HUB_NO_NAME,    /* look-ups hang */
+        HUB_CLOSED,     /* the port is closed */
+        HUB_SILENT,     /* SYNs get no answer */
+        HUB_REFUSES,    /* CONNACK 5 */
+        HUB_CUTS_EARLY, /* before CONNACK */
+        HUB_OVER_QUOTA, /* CONNACK 0, cut at the first publish */
         HUB_NEVER_CONFIRMS,
         HUB_CUTS_AT_RANDOM,
         _HUB_MODE_MAX,
@@ -35,13 +38,13 @@ typedef struct World {
         Random rng;
         usec_t now;
         HubMode mode;
-        bool link;              /* an attempt or connection exists */
-        unsigned step;          /* how far it is */
-        usec_t link_usec;       /* when its next event is due; USEC_INFINITY: never */
+        bool link;        /* an attempt or connection exists */
+        unsigned step;    /* how far it is */
+        usec_t link_usec; /* when its next event is due; USEC_INFINITY: never */
         bool goodbye, stopped;
         uint64_t backlog, n_unconfirmed, n_confirmed;
         usec_t last_connect_usec;
-        bool prodded;           /* from outside since the last connect: a quick try is right */
+        bool prodded; /* from outside since the last connect: a quick try is right */
         bool last_proven;
         unsigned n_connects;
 } World;
@@ -51,10 +54,11 @@ static void feed(World *w, UplinkEvent e);
 static void start_link(World *w) {
         usec_t wait = w->now - w->last_connect_usec;
 
-        /* Never spins: without a success or a prod at least half of the smallest delay lies between two tries. */
+        /* Never spins: without a success or a prod at least half of the smallest delay lies between
+         * two tries. */
         if (w->n_connects > 0 && !w->prodded && !w->last_proven)
-                ck_assert_msg(wait >= times.backoff.min_usec / 2, "seed %" PRIu64 ": tries again after %" PRIu64 " us",
-                              w->seed, wait);
+                ck_assert_msg(wait >= times.backoff.min_usec / 2,
+                              "seed %" PRIu64 ": tries again after %" PRIu64 " us", w->seed, wait);
         ck_assert_msg(!w->link, "seed %" PRIu64 ": two connections", w->seed);
         w->n_connects++;
         w->last_connect_usec = w->now;
@@ -62,7 +66,8 @@ static void start_link(World *w) {
         w->link = true;
         w->step = 0;
         w->goodbye = false;
-        w->link_usec = w->mode == HUB_NO_NAME ? USEC_INFINITY : w->now + random_u64(&w->rng) % USEC_PER_SEC;
+        w->link_usec = w->mode == HUB_NO_NAME ? USEC_INFINITY
+                                              : w->now + random_u64(&w->rng) % USEC_PER_SEC;
 }
 
 static void end_link(World *w) {
@@ -76,12 +81,15 @@ static void check(const World *w) {
         const UplinkMachine *m = &w->machine;
         usec_t deadline = uplink_machine_deadline(m), bound = times.backoff.refused_max_usec;
 
-        ck_assert_msg(m->state == UPLINK_STATE_STOPPED || m->state == UPLINK_STATE_CONNECTED || deadline != USEC_INFINITY,
+        ck_assert_msg(m->state == UPLINK_STATE_STOPPED || m->state == UPLINK_STATE_CONNECTED ||
+                              deadline != USEC_INFINITY,
                       "seed %" PRIu64 ": %s for ever", w->seed, uplink_state_to_string(m->state));
         if (m->state == UPLINK_STATE_CONNECTED && m->n_in_flight > 0)
-                ck_assert_msg(deadline <= w->now + times.ack_timeout_usec, "seed %" PRIu64 ": waits for PUBACKs", w->seed);
+                ck_assert_msg(deadline <= w->now + times.ack_timeout_usec,
+                              "seed %" PRIu64 ": waits for PUBACKs", w->seed);
         if (m->state == UPLINK_STATE_BACKOFF)
-                ck_assert_msg(m->deadline_usec <= w->now + bound, "seed %" PRIu64 ": waits too long", w->seed);
+                ck_assert_msg(m->deadline_usec <= w->now + bound,
+                              "seed %" PRIu64 ": waits too long", w->seed);
         ck_assert_uint_eq(m->n_in_flight, w->n_unconfirmed);
 }
 
@@ -143,7 +151,8 @@ static void connecting_step(World *w) {
         case HUB_SILENT: w->link_usec = USEC_INFINITY; return;
         default:
                 w->link_usec = USEC_INFINITY;
-                feed(w, (UplinkEvent) { .type = UPLINK_EVENT_CONNECTED, .span_usec = USEC_PER_HOUR });
+                feed(w,
+                     (UplinkEvent) { .type = UPLINK_EVENT_CONNECTED, .span_usec = USEC_PER_HOUR });
         }
 }
 
@@ -156,7 +165,8 @@ static void connected_step(World *w) {
                 feed(w, (UplinkEvent) { .type = UPLINK_EVENT_ENDED, .class = UPLINK_ERROR_NONE });
                 return;
         }
-        if (w->mode == HUB_OVER_QUOTA || (w->mode == HUB_CUTS_AT_RANDOM && random_u64(&w->rng) % 3 == 0)) {
+        if (w->mode == HUB_OVER_QUOTA ||
+            (w->mode == HUB_CUTS_AT_RANDOM && random_u64(&w->rng) % 3 == 0)) {
                 fail_link(w, UPLINK_ERROR_CUT);
                 return;
         }
@@ -171,7 +181,8 @@ static void connected_step(World *w) {
 }
 
 static void prod(World *w) {
-        static const UplinkEventType prods[] = { UPLINK_EVENT_LINK_UP, UPLINK_EVENT_CREDENTIALS, UPLINK_EVENT_CLOCK_STEPPED };
+        static const UplinkEventType prods[] = { UPLINK_EVENT_LINK_UP, UPLINK_EVENT_CREDENTIALS,
+                                                 UPLINK_EVENT_CLOCK_STEPPED };
 
         w->prodded = true;
         feed(w, (UplinkEvent) { .type = prods[random_u64(&w->rng) % ELEMENTSOF(prods)] });
@@ -201,15 +212,19 @@ static void live(World *w, usec_t until) {
 }
 
 static void begin(World *w, uint64_t seed) {
-        *w = (World) { .seed = seed, .rng = { seed * 7919 + 1 }, .now = USEC_PER_HOUR, .link_usec = USEC_INFINITY,
-                       .backlog = 200 };
+        *w = (World) { .seed = seed,
+                      .rng = { seed * 7919 + 1 },
+                      .now = USEC_PER_HOUR,
+                      .link_usec = USEC_INFINITY,
+                      .backlog = 200 };
         uplink_machine_init(&w->machine, w->now);
         feed(w, (UplinkEvent) { .type = UPLINK_EVENT_START });
 }
 
 TEST_LOOP(comes_back_after_whatever_the_hub_did, SEEDS) {
         /* The longest wait there is, plus a connection attempt that hangs and the drain. */
-        usec_t patience = times.backoff.refused_max_usec + 2 * times.ack_timeout_usec + 60 * USEC_PER_SEC;
+        usec_t patience =
+                times.backoff.refused_max_usec + 2 * times.ack_timeout_usec + 60 * USEC_PER_SEC;
         uint64_t total;
         World w;
 
@@ -224,7 +239,8 @@ TEST_LOOP(comes_back_after_whatever_the_hub_did, SEEDS) {
         w.mode = HUB_WELL;
         total = w.n_confirmed + w.n_unconfirmed + w.backlog;
         live(&w, w.now + patience);
-        ck_assert_msg(w.n_confirmed == total, "seed %d: %" PRIu64 " of %" PRIu64 " confirmed, state %s", _i, w.n_confirmed,
+        ck_assert_msg(w.n_confirmed == total,
+                      "seed %d: %" PRIu64 " of %" PRIu64 " confirmed, state %s", _i, w.n_confirmed,
                       total, uplink_state_to_string(w.machine.state));
         ck_assert_int_eq(w.machine.state, UPLINK_STATE_CONNECTED);
 }
@@ -344,13 +360,13 @@ TEST(renewal_waits_for_pubacks_but_not_longer_than_its_limit) {
 }
 
 TEST(ready_made_token_is_not_renewed) {
+        UplinkEvent connected = { .type = UPLINK_EVENT_CONNECTED, .span_usec = USEC_INFINITY };
         UplinkMachine m;
         UplinkDecision d;
 
         uplink_machine_init(&m, 1);
         d = uplink_decide(&m, &times, &(UplinkEvent) { .type = UPLINK_EVENT_START }, 2, 0);
-        d = uplink_decide(&d.machine, &times,
-                          &(UplinkEvent) { .type = UPLINK_EVENT_CONNECTED, .span_usec = USEC_INFINITY }, 3, 0);
+        d = uplink_decide(&d.machine, &times, &connected, 3, 0);
         ck_assert_uint_eq(d.machine.renew_usec, USEC_INFINITY);
 }
 
@@ -395,9 +411,12 @@ TEST(holding_looks_again_and_goes_on_when_credentials_come) {
         d = uplink_decide(&m, &times, &(UplinkEvent) { .type = UPLINK_EVENT_START }, 0, 0);
         d = uplink_decide(&d.machine, &times, &hold, 0, 0);
         ck_assert_int_eq(d.machine.state, UPLINK_STATE_HOLDING);
-        ck_assert_uint_eq(uplink_decide(&d.machine, &times, &timer, UPLINK_HOLD_USEC - 1, 0).actions, 0);
-        ck_assert_uint_eq(uplink_decide(&d.machine, &times, &timer, UPLINK_HOLD_USEC, 0).actions, UPLINK_ACTION_CONNECT);
-        ck_assert_uint_eq(uplink_decide(&d.machine, &times, &credentials, 1, 0).actions, UPLINK_ACTION_CONNECT);
+        ck_assert_uint_eq(
+                uplink_decide(&d.machine, &times, &timer, UPLINK_HOLD_USEC - 1, 0).actions, 0);
+        ck_assert_uint_eq(uplink_decide(&d.machine, &times, &timer, UPLINK_HOLD_USEC, 0).actions,
+                          UPLINK_ACTION_CONNECT);
+        ck_assert_uint_eq(uplink_decide(&d.machine, &times, &credentials, 1, 0).actions,
+                          UPLINK_ACTION_CONNECT);
 }
 
 TEST_LOOP(stop_ends_within_its_time_whatever_the_hub_does, SEEDS) {

@@ -1,5 +1,6 @@
-/* Goal: a message that makes the hub cut is found and rejected, and no good message ever is (promises P2, P3).
- * Method: a queue and a hub that exist only here play the rules; then every mixture of bad messages up to a length. */
+/* Goal: a message that makes the hub cut is found and rejected, and no good message ever is
+ * (promises P2, P3). Method: a queue and a hub that exist only here play the rules; then every
+ * mixture of bad messages up to a length. */
 #include "tests/support/test.h"
 
 #include <inttypes.h>
@@ -94,7 +95,9 @@ TEST(used_up_quota_rejects_nothing_is_named_and_all_is_sent_when_it_ends) {
                         turn(&p);
                 ck_assert_msg(done(&p), "quota that ended after %u cuts", n_turns);
                 for (uint64_t s = 1; s <= N; s++)
-                        ck_assert_msg(!p.rejected[s], "quota that ended after %u cuts: %" PRIu64 " rejected", n_turns, s);
+                        ck_assert_msg(!p.rejected[s],
+                                      "quota that ended after %u cuts: %" PRIu64 " rejected",
+                                      n_turns, s);
                 ck_assert(!p.suspects.unexplained);
         }
 }

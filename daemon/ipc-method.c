@@ -368,7 +368,7 @@ static int send_append(IpcServer *s, IpcCall *call, const SendBatch *b, const Ou
                 ipc_server_append_started(s, call);
                 return 0;
         }
-        if (r == -ENOBUFS && s->append_bytes > 0) {
+        if (r == -ENOBUFS && s->n_appends > 0) {
                 s->outbox_busy = true;
                 return -EAGAIN;
         }

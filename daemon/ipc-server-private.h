@@ -33,6 +33,7 @@ struct IpcServer {
         unsigned n_connections;
         IpcUser *users;
         uint64_t bytes, append_bytes;
+        size_t n_appends; /* calls that the outbox has, also of clients that are gone */
         uint64_t tick; /* counts what happens, to tell old from new without a clock */
         bool outbox_busy; /* it had no room: nobody parses until it tells that something arrived */
 

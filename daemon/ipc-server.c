@@ -235,6 +235,7 @@ void ipc_server_append_started(IpcServer *s, IpcCall *call) {
         c->append_bytes += call->frame_size;
         c->user->append_bytes += call->frame_size;
         s->append_bytes += call->frame_size;
+        s->n_appends++;
 }
 
 void ipc_server_append_done(IpcCall *call) {
@@ -248,6 +249,7 @@ void ipc_server_append_done(IpcCall *call) {
                 s->append_bytes -= call->frame_size;
         }
         if (s) {
+                s->n_appends--;
                 s->outbox_busy = false;
                 ipc_server_wake(s);
                 ipc_server_state_changed(s);

@@ -14,6 +14,8 @@
 #include "daemon/ipc-method.h"
 #include "daemon/ipc-server-private.h"
 
+#define TRIM_FRAME_BYTES 4096U /* parsing a smaller call takes too little memory to look after it */
+
 static int on_io(sd_event_source *source, int fd, uint32_t revents, void *userdata);
 
 int ipc_connection_new(IpcServer *s, IpcUser *user, int fd) {
@@ -313,7 +315,7 @@ static void take_calls(IpcConnection *c) {
                         return;
                 if (!c->held)
                         continue;
-                big = c->held_size > IPC_READ_BYTES;
+                big = c->held_size > TRIM_FRAME_BYTES;
                 if (run_held(c) < 0) {
                         connection_wait(c);
                         return;

@@ -14,6 +14,7 @@
 #include "daemon/ipc-server-private.h"
 
 #define ACCEPTS_PER_TURN 16U
+#define TRIM_BYTES_MIN (1024U * 1024U)
 #define ACCEPT_RETRY_USEC USEC_PER_SEC
 /* "devices/" + 128 + "/modules/" + 128 + "/messages/events/": docs/hub-limits.md, "Topics" */
 #define TOPIC_PREFIX_BYTES_MAX (8U + 128U + 9U + 128U + 17U)
@@ -219,6 +220,8 @@ void ipc_server_unlink_connection(IpcServer *s, IpcConnection *c) {
         *(c->prev ? &c->prev->next : &s->connections) = c->next;
         *(c->next ? &c->next->prev : &s->connections_tail) = c->prev;
         s->n_connections--;
+        if (c->charged > IPC_READ_BYTES / 4)
+                ipc_server_trim_later(s);
         s->bytes -= c->charged;
         s->append_bytes -= c->append_bytes;
         c->user->bytes -= c->charged;
@@ -313,8 +316,11 @@ static int on_run(sd_event_source *source, void *userdata) {
         return 0;
 }
 
+/* A parsed call takes up to 300 times its text ("{}" 750 bytes), and glibc keeps what lies below the top of its heap.
+ * Nothing else is to be done now, so there is time to give it back, if it is worth the page faults later. */
 static int on_trim(sd_event_source *source, void *userdata) {
-        (void) malloc_trim(0);
+        if (mallinfo2().fordblks > TRIM_BYTES_MIN)
+                (void) malloc_trim(0); /* tells whether it found something; either is fine */
         return 0;
 }
 

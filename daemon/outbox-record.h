@@ -2,6 +2,7 @@
  * Format: docs/outbox-format.md. Little-endian by definition. */
 #pragma once
 
+#include <endian.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -13,6 +14,7 @@
 #define OUTBOX_RECORD_PREFIX_SIZE 32U   /* what every record starts with */
 #define OUTBOX_MESSAGE_FIXED_SIZE 72U   /* prefix and fixed part of a message record */
 #define OUTBOX_LANE_POSITION 3U         /* lane number of the segments that hold positions only */
+#define OUTBOX_LANE_DEAD_LETTER 4U      /* and of the dead-letter box */
 #define OUTBOX_N_MESSAGE_LANES 3U
 
 typedef enum OutboxRecordKind {
@@ -78,30 +80,39 @@ int outbox_message_record_decode(const OutboxRecord *r, OutboxMessageRecord *ret
 
 /* Byte order, shared by all that goes to disk. */
 static inline void put_le16(uint8_t *p, uint16_t v) {
-        p[0] = (uint8_t) v;
-        p[1] = (uint8_t) (v >> 8);
+        v = htole16(v);
+        memcpy(p, &v, sizeof(v));
 }
 
 static inline void put_le32(uint8_t *p, uint32_t v) {
-        for (int i = 0; i < 4; i++)
-                p[i] = (uint8_t) (v >> (8 * i));
+        v = htole32(v);
+        memcpy(p, &v, sizeof(v));
 }
 
 static inline void put_le64(uint8_t *p, uint64_t v) {
-        for (int i = 0; i < 8; i++)
-                p[i] = (uint8_t) (v >> (8 * i));
+        v = htole64(v);
+        memcpy(p, &v, sizeof(v));
 }
 
 static inline uint16_t get_le16(const uint8_t *p) {
-        return (uint16_t) (p[0] | p[1] << 8);
+        uint16_t v;
+
+        memcpy(&v, p, sizeof(v));
+        return le16toh(v);
 }
 
 static inline uint32_t get_le32(const uint8_t *p) {
-        return (uint32_t) p[0] | (uint32_t) p[1] << 8 | (uint32_t) p[2] << 16 | (uint32_t) p[3] << 24;
+        uint32_t v;
+
+        memcpy(&v, p, sizeof(v));
+        return le32toh(v);
 }
 
 static inline uint64_t get_le64(const uint8_t *p) {
-        return (uint64_t) get_le32(p) | (uint64_t) get_le32(p + 4) << 32;
+        uint64_t v;
+
+        memcpy(&v, p, sizeof(v));
+        return le64toh(v);
 }
 
 static inline size_t outbox_align(size_t n) {

@@ -35,7 +35,7 @@ int outbox_segment_header_decode(const uint8_t data[static OUTBOX_SEGMENT_HEADER
                 return -EBADMSG;
         if (get_le32(data + 8) > OUTBOX_FORMAT_VERSION)
                 return -EPROTONOSUPPORT;
-        if (get_le32(data + 20) > OUTBOX_LANE_POSITION || get_le64(data + 24) == 0)
+        if (get_le32(data + 20) > OUTBOX_LANE_DEAD_LETTER || get_le64(data + 24) == 0)
                 return -EBADMSG;
 
         *ret = (OutboxSegmentHeader) {

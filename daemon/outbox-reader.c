@@ -1,0 +1,186 @@
+/* Reads queued messages block by block. What was just written is in the page cache and read at once; what lies
+ * deeper may need the disk, which can take as long as a sync, so the background thread reads it.
+ *
+ * A read that fails is tried again in small parts. If some can be read, the others are damage and count as zeros.
+ * If none can, the disk may be away: nothing is given up until its first page can be read again. */
+#include "daemon/outbox-internal.h"
+
+#include <assert.h>
+#include <fcntl.h>
+
+#define READ_BLOCK (256U * 1024U)
+#define READ_PART 4096U
+#define FAILURES_MAX 3U         /* whole blocks that could not be read, before a look at the segment's first page */
+
+typedef struct OutboxReadJob {
+        OutboxBackgroundJob job;
+        OutboxReader *reader; /* NULL: nobody waits any more */
+        OutboxSegment *segment;
+        const OutboxIo *io;
+        int fd;
+        uint64_t offset;
+        bool last_try;
+        uint8_t *data;
+        size_t n;
+        ssize_t result;
+        bool holes;
+} OutboxReadJob;
+
+void outbox_reader_forget(OutboxReader *r) {
+        free(r->data);
+        r->data = NULL;
+        r->n = r->allocated = 0;
+        r->segment = NULL;
+}
+
+void outbox_reader_done(OutboxReader *r) {
+        if (r->job)
+                r->job->reader = NULL;
+        outbox_reader_forget(r);
+        r->job = NULL;
+}
+
+static void read_parts(OutboxReadJob *j) {
+        uint8_t page[READ_PART];
+        size_t n_read = 0;
+        ssize_t k = 0;
+
+        for (size_t at = 0; at < j->n; at += READ_PART) {
+                size_t n = MIN((size_t) READ_PART, j->n - at);
+
+                k = outbox_read_full(j->io, j->fd, j->data + at, n, j->offset + at);
+                if (k == (ssize_t) n)
+                        n_read++;
+                else
+                        memset(j->data + at + MAX(k, 0), 0, n - (size_t) MAX(k, 0));
+        }
+        if (n_read > 0 || (j->last_try && outbox_read_full(j->io, j->fd, page, sizeof(page), 0) > 0)) {
+                j->result = (ssize_t) j->n;
+                j->holes = true;
+        } else
+                j->result = k < 0 ? k : -EIO;
+}
+
+static void read_run(OutboxJob *job) {
+        OutboxReadJob *j = container_of(job, OutboxReadJob, job.job);
+
+        j->result = outbox_read_full(j->io, j->fd, j->data, j->n, j->offset);
+        if (j->result < 0)
+                read_parts(j);
+        else if ((size_t) j->result < j->n) {
+                /* Truncated: the missing part is a hole. */
+                memset(j->data + j->result, 0, j->n - (size_t) j->result);
+                j->result = (ssize_t) j->n;
+                j->holes = true;
+        }
+}
+
+static void read_finish(Outbox *o, OutboxReadJob *j) {
+        OutboxReader *r = j->reader;
+
+        j->segment->n_pins--;
+        if (r) {
+                r->job = NULL;
+                if (j->result < 0) {
+                        r->error = (int) j->result;
+                        r->retry_at = usec_add(outbox_now_boottime(o), USEC_PER_SEC << MIN(r->n_failures, 5U));
+                        r->n_failures++;
+                } else {
+                        r->error = 0;
+                        r->n_failures = 0;
+                        if (j->holes)
+                                j->segment->damaged = true;
+                        free(r->data);
+                        r->data = TAKE_PTR(j->data);
+                        r->allocated = r->n = j->n;
+                        r->segment = j->segment;
+                        r->salt = j->segment->salt;
+                        r->start = j->offset;
+                }
+        }
+        free(j->data);
+        free(j);
+}
+
+static void read_done(Outbox *o, OutboxBackgroundJob *job) {
+        read_finish(o, container_of(job, OutboxReadJob, job));
+}
+
+static int segment_open_read(Outbox *o, OutboxSegment *s) {
+        char name[OUTBOX_SEGMENT_NAME_MAX];
+
+        if (s->read_fd >= 0)
+                return 0;
+        outbox_segment_name(s->position, s->number, name);
+        s->read_fd = o->io->openat(o->io, o->dir_fd, name, O_RDONLY | O_CLOEXEC, 0);
+        return s->read_fd < 0 ? s->read_fd : 0;
+}
+
+static void let_go(Outbox *o, OutboxReader *r, OutboxSegment *s) {
+        if (r->segment && r->segment != s && r->segment->n_pins == 0 && r->segment->read_fd >= 0) {
+                (void) o->io->close(o->io, r->segment->read_fd); /* read only */
+                r->segment->read_fd = -EBADF;
+        }
+}
+
+static int reader_load(Outbox *o, OutboxReader *r, OutboxSegment *s, uint64_t offset, size_t n) {
+        OutboxReadJob *j;
+        int q;
+
+        if (r->job)
+                return -EAGAIN;
+        if (r->error < 0 && outbox_now_boottime(o) < r->retry_at)
+                return -EAGAIN;
+        let_go(o, r, s);
+        q = segment_open_read(o, s);
+        if (q < 0) {
+                r->error = q;
+                r->retry_at = usec_add(outbox_now_boottime(o), USEC_PER_SEC << MIN(r->n_failures++, 5U));
+                return -EAGAIN;
+        }
+        j = malloc(sizeof(*j));
+        if (!j)
+                return -ENOMEM;
+        *j = (OutboxReadJob) {
+                .job = { .job = { .run = read_run }, .done = read_done },
+                .reader = r,
+                .segment = s,
+                .io = o->io,
+                .fd = s->read_fd,
+                .offset = offset,
+                .last_try = r->n_failures >= FAILURES_MAX,
+                .data = malloc(n),
+                .n = n,
+        };
+        if (!j->data) {
+                free(j);
+                return -ENOMEM;
+        }
+        s->n_pins++;
+        if (o->options.threaded && s->state != OUTBOX_SEGMENT_ACTIVE) {
+                r->job = j;
+                outbox_worker_submit(o->background, &j->job.job);
+                return -EAGAIN;
+        }
+        read_run(&j->job.job);
+        read_finish(o, j);
+        return r->error < 0 ? -EAGAIN : 0;
+}
+
+int outbox_reader_get(Outbox *o, OutboxReader *r, OutboxSegment *s, uint64_t offset, uint64_t limit, size_t want,
+                      const uint8_t **ret, size_t *ret_n) {
+        size_t load;
+        int q;
+
+        assert(offset < limit);
+        want = (size_t) MIN((uint64_t) want, limit - offset);
+        load = MAX(want, (size_t) READ_BLOCK);
+        if (r->segment != s || r->salt != s->salt || offset < r->start || offset + want > r->start + r->n) {
+                q = reader_load(o, r, s, offset, (size_t) MIN((uint64_t) load, limit - offset));
+                if (q < 0)
+                        return q;
+        }
+        *ret = r->data + (offset - r->start);
+        *ret_n = (size_t) (r->start + r->n - offset);
+        return 0;
+}

@@ -41,7 +41,10 @@ bool uplink_netlink_appeared(int fd) {
         ssize_t n;
 
         for (;;) {
-                n = recv(fd, &buffer, sizeof(buffer), 0);
+                struct sockaddr_nl from = {};
+                socklen_t n_from = sizeof(from);
+
+                n = recvfrom(fd, &buffer, sizeof(buffer), 0, (struct sockaddr *) &from, &n_from);
                 if (n < 0 && errno == ENOBUFS) {
                         news = true; /* more than fits: among it may be what we wait for */
                         continue;
@@ -50,6 +53,8 @@ bool uplink_netlink_appeared(int fd) {
                         continue;
                 if (n <= 0)
                         return news;
+                if (from.nl_pid != 0) /* not the kernel: any process may write to us */
+                        continue;
                 for (const struct nlmsghdr *h = &buffer.header; NLMSG_OK(h, n);
                      h = NLMSG_NEXT(h, n))
                         news = news || is_news(h);

@@ -100,12 +100,12 @@ static unsigned stop_now(UplinkMachine *m, usec_t now) {
  * cuts (reference: "Facts that decide the design", 2). */
 static void prove(UplinkMachine *m) {
         m->proven = true;
-        m->attempt = m->n_cuts_early = m->n_cuts_late = m->n_refused = 0;
+        m->attempt = m->n_failed = m->n_cuts_early = m->n_cuts_late = m->n_refused = 0;
 }
 
 static BackoffKind choose_backoff(UplinkMachine *m, UplinkErrorClass class, bool proven,
                                   unsigned *ret_attempt) {
-        *ret_attempt = m->attempt;
+        *ret_attempt = m->n_failed;
         if (proven)
                 return BACKOFF_LIVED;
         if (class == UPLINK_ERROR_REFUSED) {
@@ -135,6 +135,7 @@ static unsigned fail(UplinkMachine *m, const UplinkTimes *t, UplinkErrorClass cl
                 return stop_now(m, now);
         kind = choose_backoff(m, class, m->proven, &attempt);
         m->attempt++;
+        m->n_failed++;
         forget_connection(m);
         enter(m, UPLINK_STATE_BACKOFF, now,
               usec_add(now, backoff_delay_usec(kind, attempt, &t->backoff, random)));
@@ -203,7 +204,8 @@ static unsigned on_link_up(UplinkMachine *m, const UplinkTimes *t, usec_t now, u
         if (m->state != UPLINK_STATE_BACKOFF)
                 return 0;
         /* Not at once: name servers and further addresses follow a moment later, and a link that
-         * flaps must not make us spin. The count of attempts stays. */
+         * flaps must not make us spin. For the same reason the next waits are short again. */
+        m->n_failed = 0;
         soon = usec_add(now, backoff_delay_usec(BACKOFF_FAILED, 0, &t->backoff, random));
         m->deadline_usec = MIN(m->deadline_usec, soon);
         return 0;

@@ -112,9 +112,9 @@ typedef struct UplinkMachine {
         usec_t ack_usec;      /* a PUBACK is overdue then; USEC_INFINITY: nothing is in flight */
         usec_t stop_usec;     /* the stop is over then; USEC_INFINITY: none was asked for */
         uint64_t n_in_flight;
-        unsigned
-                attempt; /* tries without success in a row; success is a PUBACK or a quiet minute */
-        unsigned n_cuts_early, n_cuts_late, n_refused; /* of them, by kind */
+        unsigned attempt;  /* tries in a row without success, which is a PUBACK or a quiet minute */
+        unsigned n_failed; /* the same, since a link came up: how long to wait grows with it */
+        unsigned n_cuts_early, n_cuts_late, n_refused; /* of the tries, by kind */
         UplinkErrorClass last_class;
         bool was_connected; /* CONNACK 0 came */
         bool proven;        /* this connection had a PUBACK or lived a quiet minute */

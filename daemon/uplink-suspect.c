@@ -18,7 +18,7 @@ static bool find(const UplinkSuspects *s, uint64_t seq, size_t *ret_i) {
         return false;
 }
 
-static size_t count_aside(const UplinkSuspects *s) {
+size_t uplink_suspects_n_aside(const UplinkSuspects *s) {
         size_t n = 0;
 
         for (size_t i = 0; i < s->n_items; i++)
@@ -61,7 +61,7 @@ void uplink_suspects_on_cut(UplinkSuspects *s, uint64_t first_seq, UplinkSuspect
                 return;
         }
 
-        n_aside = count_aside(s);
+        n_aside = uplink_suspects_n_aside(s);
         if (n_aside == 0 && s->n_blamed < UPLINK_SUSPECT_CUTS)
                 return;
         if (n_aside < room_in_round(s) && s->n_items < UPLINK_SUSPECTS_MAX) {
@@ -76,7 +76,7 @@ void uplink_suspects_on_cut(UplinkSuspects *s, uint64_t first_seq, UplinkSuspect
 
 void uplink_suspects_on_nothing_else(UplinkSuspects *s, UplinkSuspectPlan *ret) {
         *ret = (UplinkSuspectPlan) {};
-        if (count_aside(s) > 0)
+        if (uplink_suspects_n_aside(s) > 0)
                 end_round(s, ret);
 }
 

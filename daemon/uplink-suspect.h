@@ -61,3 +61,6 @@ void uplink_suspects_on_nothing_else(UplinkSuspects *s, UplinkSuspectPlan *ret);
 
 /* A message is gone for another reason (expired, dropped): it is under suspicion no more. */
 void uplink_suspects_forget(UplinkSuspects *s, uint64_t seq);
+
+/* How many are set aside now. */
+size_t uplink_suspects_n_aside(const UplinkSuspects *s);

@@ -176,7 +176,8 @@ static void carry_out(Uplink *u, const UplinkSuspectPlan *plan) {
                                  s->seq);
                         break;
                 case UPLINK_SUSPECT_UNSET_ASIDE:
-                        (void) outbox_unset_aside(u->outbox, s->seq); /* as above */
+                        if (outbox_unset_aside(u->outbox, s->seq) < 0)
+                                uplink_suspects_forget(&u->suspects, s->seq); /* it has ended */
                         u->deliverable = true;
                         break;
                 case UPLINK_SUSPECT_REJECT:
@@ -477,12 +478,19 @@ static void on_outbox_refused(Uplink *u, int error) {
         dispatch(u, &(UplinkEvent) { .type = UPLINK_EVENT_ENDED, .class = UPLINK_ERROR_LOCAL });
 }
 
-/* Everything is sent and confirmed. */
+/* Nothing is in flight and the outbox gave nothing. It may still be reading from the disk; only what
+ * is set aside does not count. */
 static void on_empty(Uplink *u) {
         UplinkSuspectPlan plan;
+        OutboxStats stats;
 
-        uplink_suspects_on_nothing_else(&u->suspects, &plan);
-        carry_out(u, &plan);
+        outbox_get_stats(u->outbox, &stats);
+        if (stats.queued > uplink_suspects_n_aside(&u->suspects))
+                return;
+        if (u->machine.stop_usec == USEC_INFINITY) {
+                uplink_suspects_on_nothing_else(&u->suspects, &plan);
+                carry_out(u, &plan);
+        }
         if (!u->deliverable)
                 send_event(u, UPLINK_EVENT_EMPTY);
 }

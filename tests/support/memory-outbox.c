@@ -12,6 +12,7 @@ typedef enum State {
 struct Outbox {
         MemoryOutboxBooks books;
         size_t body_size;
+        uint64_t spoiled;
         uint8_t *states; /* State by seq */
         bool *sent_before;
         unsigned *cuts;
@@ -44,6 +45,10 @@ void memory_outbox_add(Outbox *o, uint64_t n_messages) {
         o->books.n_messages += n_messages;
 }
 
+void memory_outbox_spoil(Outbox *o, uint64_t seq) {
+        o->spoiled = seq;
+}
+
 void memory_outbox_get_books(Outbox *o, MemoryOutboxBooks *ret) {
         *ret = o->books;
 }
@@ -65,6 +70,15 @@ int outbox_set_identity(Outbox *o, const char *hub, const char *device, bool ado
 OutboxDelivery *outbox_delivery_free(OutboxDelivery *d) {
         free(d);
         return NULL;
+}
+
+void outbox_get_stats(Outbox *o, OutboxStats *ret) {
+        *ret = (OutboxStats) {
+                .accepted = o->books.n_messages,
+                .confirmed = o->books.n_confirmed,
+                .rejected = o->books.n_rejected,
+                .queued = o->books.n_messages - o->books.n_confirmed - o->books.n_rejected,
+        };
 }
 
 int outbox_next(Outbox *o, OutboxDelivery **ret) {
@@ -96,6 +110,13 @@ int outbox_next(Outbox *o, OutboxDelivery **ret) {
                 .body = text + n,
                 .body_size = o->body_size,
         };
+        if (o->next == o->spoiled) {
+                static char long_bag[70000];
+
+                memset(long_bag, 'a', sizeof(long_bag) - 1);
+                d->bag = long_bag;
+                d->bag_size = sizeof(long_bag) - 1;
+        }
         o->books.n_handed_out++;
         o->books.n_handed_out_again += d->sent_before;
         o->sent_before[o->next] = true;

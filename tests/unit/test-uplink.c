@@ -151,6 +151,17 @@ TEST(every_message_is_confirmed_once) {
         end(&f);
 }
 
+TEST(roots_of_the_system_are_used_without_a_ca_file) {
+        Fixture f;
+
+        begin(&f, &(SinkBrokerOptions) {}, 5, 10);
+        ck_assert_int_eq(setenv("SSL_CERT_FILE", f.ca_file, true), 0); /* what OpenSSL takes for them */
+        f.options.ca_file = NULL;
+        start(&f, "localhost");
+        wait_for(&f, books(&f).n_confirmed == 5);
+        end(&f);
+}
+
 TEST(late_messages_go_out_on_the_idle_connection) {
         Fixture f;
 
@@ -218,6 +229,19 @@ TEST(message_that_makes_the_hub_cut_is_rejected_alone) {
         start(&f, "localhost");
         wait_for(&f, books(&f).n_confirmed + books(&f).n_rejected == 300);
         ck_assert_uint_eq(books(&f).n_rejected, 1);
+        end(&f);
+}
+
+TEST(message_that_mqtt_cannot_carry_is_rejected_and_the_connection_goes_on) {
+        Fixture f;
+
+        begin(&f, &(SinkBrokerOptions) {}, 300, 100);
+        memory_outbox_spoil(f.outbox, 77);
+        start(&f, "localhost");
+        wait_for(&f, books(&f).n_confirmed + books(&f).n_rejected == 300);
+        ck_assert_uint_eq(books(&f).n_rejected, 1);
+        ck_assert_uint_eq(books(&f).n_handed_out, 300);
+        ck_assert_str_eq(error_class(&f), "");
         end(&f);
 }
 

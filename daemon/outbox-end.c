@@ -49,6 +49,37 @@ static void lane_subtract(OutboxLaneState *l, uint64_t n, uint64_t bytes) {
                 l->queued_bytes = 0; /* what was lost to damage has no known size */
 }
 
+static void tell_later(Outbox *o, OutboxLane lane, const OutboxEntry *e) {
+        if (o->n_tells == o->tells_allocated) {
+                size_t n = o->tells_allocated ? 2 * o->tells_allocated : 64;
+                OutboxPendingEnd *t = reallocarray(o->tells, n, sizeof(*t));
+
+                if (!t)
+                        return; /* the books have it; who waits for this one finds out by a look-up */
+                o->tells = t;
+                o->tells_allocated = n;
+        }
+        o->tells[o->n_tells++] = (OutboxPendingEnd) { .entry = *e, .lane = lane, .end = OUTBOX_END_CONFIRMED };
+        if (o->n_tells == 1)
+                outbox_wake(o);
+}
+
+void outbox_tell_confirmed(Outbox *o) {
+        OutboxPendingEnd *tells = TAKE_PTR(o->tells);
+        size_t n = o->n_tells, allocated = o->tells_allocated;
+
+        /* A callback may settle more. */
+        o->n_tells = o->tells_allocated = 0;
+        for (size_t i = 0; i < n; i++)
+                outbox_tell(o, tells[i].lane, &tells[i].entry, OUTBOX_END_CONFIRMED, NULL);
+        if (o->tells || allocated > 1024)
+                free(tells);
+        else {
+                o->tells = tells;
+                o->tells_allocated = allocated;
+        }
+}
+
 void outbox_end_message(Outbox *o, OutboxLane lane, const OutboxEntry *e, OutboxEnd end, const char *reason) {
         OutboxLaneState *l = &o->lanes[lane];
 
@@ -59,7 +90,7 @@ void outbox_end_message(Outbox *o, OutboxLane lane, const OutboxEntry *e, Outbox
                 lane_subtract(l, 1, e->size);
                 o->n_unrecorded++;
                 outbox_dirty(o);
-                outbox_tell(o, lane, e, end, reason);
+                tell_later(o, lane, e);
                 outbox_identity_check(o);
                 return;
         }

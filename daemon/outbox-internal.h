@@ -14,6 +14,8 @@
 
 #define OUTBOX_POSITION_SEGMENT_SIZE (256U * 1024U)
 #define OUTBOX_ENTRIES_MAX 2048U       /* handed out, waiting to go again, or set aside */
+#define OUTBOX_TELLS_MAX 4096U         /* confirmed, not told yet: no more is handed out */
+#define OUTBOX_NOTICES_MAX 64U         /* not told yet: further ones are not told at all */
 #define OUTBOX_ENDS_MAX 256U           /* decided, not recorded yet */
 #define OUTBOX_MESSAGE_ID_MAX 128U     /* the hub's limit; docs/hub-limits.md */
 #define OUTBOX_BATCH_BYTES_MAX (1024U * 1024U)    /* an open batch this large takes no further call */
@@ -170,6 +172,13 @@ typedef struct OutboxDrop {
         uint64_t offset;
 } OutboxDrop;
 
+typedef struct OutboxNotice {
+        struct OutboxNotice *next;
+        int priority;
+        const char *message_id;
+        char text[];
+} OutboxNotice;
+
 typedef struct OutboxReceipts OutboxReceipts;
 typedef struct OutboxDeadLetters OutboxDeadLetters;
 typedef struct OutboxLookup OutboxLookup;
@@ -217,6 +226,10 @@ struct Outbox {
 
         OutboxPendingEnd *ends;
         size_t n_ends, ends_allocated;
+        OutboxPendingEnd *tells;               /* confirmed, told by the next outbox_process() */
+        size_t n_tells, tells_allocated;
+        OutboxNotice *notices, **notices_end;  /* likewise */
+        unsigned n_notices;
         OutboxDrop *drops;
         size_t n_drops, drops_allocated;
 
@@ -306,6 +319,7 @@ void outbox_evidence_add(Outbox *o, uint32_t number);
 /* outbox-end.c */
 void outbox_end_message(Outbox *o, OutboxLane lane, const OutboxEntry *e, OutboxEnd end, const char *reason);
 void outbox_ends_recorded(Outbox *o, uint64_t batch, size_t n_ends);
+void outbox_tell_confirmed(Outbox *o);
 bool outbox_ends_reserve(Outbox *o); /* room for one more end that waits for its record; false: no memory */
 bool outbox_expire(Outbox *o); /* heads; true: there is more to do */
 usec_t outbox_expire_deadline(Outbox *o);

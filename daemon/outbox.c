@@ -59,15 +59,37 @@ bool outbox_realtime_plausible(Outbox *o, usec_t realtime_usec) {
 }
 
 void outbox_notice(Outbox *o, int priority, const char *message_id, const char *format, ...) {
+        OutboxNotice *n;
         char text[512];
         va_list ap;
 
-        if (!o->events.on_notice)
-                return;
         va_start(ap, format);
         (void) vsnprintf(text, sizeof(text), format, ap); /* cut where it is too long */
         va_end(ap);
-        o->events.on_notice(priority, message_id, text, o->events.userdata);
+        if (!o->events.on_notice || o->n_notices >= OUTBOX_NOTICES_MAX)
+                return;
+        n = malloc(sizeof(*n) + strlen(text) + 1);
+        if (!n)
+                return; /* the state that it tells of is in the figures, too */
+        *n = (OutboxNotice) { .priority = priority, .message_id = message_id };
+        memcpy(n->text, text, strlen(text) + 1);
+        *o->notices_end = n;
+        o->notices_end = &n->next;
+        o->n_notices++;
+        outbox_wake(o);
+}
+
+static void tell_notices(Outbox *o) {
+        while (o->notices) {
+                OutboxNotice *n = o->notices;
+
+                o->notices = n->next;
+                if (!o->notices)
+                        o->notices_end = &o->notices;
+                o->n_notices--;
+                o->events.on_notice(n->priority, n->message_id, n->text, o->events.userdata);
+                free(n);
+        }
 }
 
 void outbox_wake(Outbox *o) {
@@ -274,6 +296,7 @@ int outbox_open(const char *path, const OutboxOptions *options, const OutboxEven
                 .fs_checked_at = USEC_INFINITY,
                 .dirty_since = USEC_INFINITY,
         };
+        o->notices_end = &o->notices;
         for (unsigned lane = 0; lane < OUTBOX_N_MESSAGE_LANES; lane++)
                 o->lanes[lane].next_lane_seq = 1;
         if (options->clock)
@@ -338,6 +361,7 @@ static void finish(Outbox *o) {
         finish_jobs(o);
         outbox_commit_cancel_open(o, -ECANCELED);
         tell_ready_calls(o, 0);
+        outbox_tell_confirmed(o);
         if (o->disk_error == 0 && (o->need_checkpoint || o->unsealed || o->want_full || o->n_ends > 0 ||
                                    o->dirty_since != USEC_INFINITY || o->n_checkpoint_calls > 0))
                 (void) outbox_commit_position_now(o); /* on failure the next start repeats what was confirmed last */
@@ -347,6 +371,7 @@ static void finish(Outbox *o) {
                         o->checkpoint_calls[i].callback(-ECANCELED, 0, 0, 0, o->checkpoint_calls[i].userdata);
         if (o->receipts)
                 outbox_receipts_flush(o->receipts);
+        tell_notices(o);
 }
 
 Outbox *outbox_free(Outbox *o) {
@@ -374,6 +399,13 @@ Outbox *outbox_free(Outbox *o) {
         outbox_stream_table_free(o->streams);
         outbox_receipts_free(o->receipts);
         outbox_dead_letters_free(o->dead_letters);
+        while (o->notices) {
+                OutboxNotice *n = o->notices;
+
+                o->notices = n->next;
+                free(n);
+        }
+        free(o->tells);
         free(o->spares);
         free(o->drops);
         free(o->ends);
@@ -459,11 +491,13 @@ int outbox_process(Outbox *o) {
                 more = take_jobs(o);
                 if (o->n_ready_calls > 0)
                         tell_ready_calls(o, 0);
+                outbox_tell_confirmed(o);
                 (void) outbox_expire(o); /* what is left waits for the record of what was taken */
                 outbox_drops_tell(o);
                 note_room(o);
                 outbox_commit_submit(o);
                 tell_deliverable(o);
+                tell_notices(o);
                 /* Without threads what was submitted runs in the next round. */
                 more = more || (!o->options.threaded && (o->running || outbox_worker_busy(o->background)));
                 more = more || o->wake_again || o->n_ready_calls > 0;
@@ -919,7 +953,7 @@ int outbox_next(Outbox *o, OutboxDelivery **ret) {
                 return -EREMCHG;
         for (unsigned lane = 0; lane < OUTBOX_N_MESSAGE_LANES; lane++)
                 n_entries += o->lanes[lane].n_entries - o->lanes[lane].n_ready;
-        if (n_entries >= OUTBOX_ENTRIES_MAX || !gate_open(o))
+        if (n_entries >= OUTBOX_ENTRIES_MAX || o->n_tells >= OUTBOX_TELLS_MAX || !gate_open(o))
                 goto starve;
 
         (void) outbox_expire(o);

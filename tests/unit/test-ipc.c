@@ -1,0 +1,455 @@
+/* Goal: limits, back-pressure and the end of clients, server and outbox in every order: what a running daemon shows only
+ * by chance.
+ * Method: server, outbox and clients in one thread. The outbox is real, on a temporary folder, but works only when the
+ * test calls disk(), so that calls stay under way as long as wanted; turn() runs the loop until nothing is left to do. */
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/socket.h>
+
+#include "lib/varlink-wire.h"
+#include "daemon/ipc-connection.h"
+#include "daemon/ipc-server.h"
+#include "tests/support/test.h"
+
+typedef struct Fixture {
+        sd_event *event;
+        Outbox *outbox;
+        IpcServer *server;
+        char *folder;
+} Fixture;
+
+typedef struct Client {
+        int fd;
+        Buffer out; /* not yet taken by the server */
+        VarlinkReader reader;
+} Client;
+
+static Fixture f;
+
+static void on_settled(const OutboxSettled *s, void *userdata) {
+        if (f.server)
+                ipc_server_settled(f.server, s);
+}
+
+static void on_deliverable(void *userdata) {
+}
+
+static void on_notice(int priority, const char *message_id, const char *text, void *userdata) {
+}
+
+static void start(const IpcServerOptions *options) {
+        const OutboxOptions outbox_options = {
+                .max_size = 256U << 20,
+                .keep_free = 0,
+                .time_to_live_usec = USEC_INFINITY,
+                .dead_letter_size = 1U << 20,
+                .n_receipts = 1000,
+                .position_interval_usec = USEC_PER_SEC,
+                .position_messages = 1000,
+        };
+        const OutboxEvents events = {
+                .on_settled = on_settled,
+                .on_deliverable = on_deliverable,
+                .on_notice = on_notice,
+        };
+
+        f.folder = test_tempdir();
+        assert_ok(sd_event_new(&f.event));
+        assert_ok(outbox_open(f.folder, &outbox_options, &events, &f.outbox));
+        assert_ok(ipc_server_new(f.event, options, f.outbox, NULL, &f.server));
+}
+
+static const IpcServerOptions usual = {
+        .connections_max = 64,
+        .connections_per_user_max = 64,
+        .buffer_bytes_max = 16U << 20,
+        .user_bytes_max = 16U << 20,
+};
+
+static void stop(void) {
+        f.server = ipc_server_free(f.server);
+        f.outbox = outbox_free(f.outbox);
+        f.event = sd_event_unref(f.event);
+        free(f.folder);
+}
+
+/* Runs the loop until a turn finds nothing to do. */
+static void turn(void) {
+        while (assert_ok(sd_event_run(f.event, 0)) > 0)
+                ;
+}
+
+/* Lets the disk do its work, and the loop what follows from it. */
+static void disk(void) {
+        for (int i = 0; i < 3; i++) { /* what waited for room is appended by the turn and needs the disk again */
+                assert_ok(outbox_process(f.outbox));
+                turn();
+        }
+}
+
+static Client client_new(void) {
+        int fds[2];
+
+        ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
+        assert_ok(ipc_server_add_connection(f.server, fds[0]));
+        return (Client) { .fd = fds[1] };
+}
+
+static void client_done(Client *c) {
+        if (c->fd >= 0)
+                close(c->fd);
+        c->fd = -EBADF;
+        buffer_done(&c->out);
+        varlink_reader_done(&c->reader);
+}
+
+/* Gives the server what it takes, turn by turn. */
+static void client_push(Client *c) {
+        size_t before;
+
+        do {
+                before = c->out.size;
+                while (c->out.size > 0) {
+                        ssize_t n = send(c->fd, c->out.data, c->out.size, MSG_NOSIGNAL);
+
+                        if (n < 0)
+                                break;
+                        buffer_consume(&c->out, (size_t) n);
+                }
+                turn();
+        } while (c->out.size < before);
+}
+
+static void client_text(Client *c, const char *text) {
+        assert_ok(buffer_append(&c->out, text, strlen(text) + 1));
+}
+
+#define SEND_ONE "{\"method\":\"io.iothubd.Send\",\"parameters\":{\"messages\":[{\"body\":\"x\"}]}}"
+
+/* Next reply: 1, 0 none, -1 the connection is closed. */
+static int client_read(Client *c, struct json_object **ret) {
+        char data[65536];
+        ssize_t n;
+        int r;
+
+        for (;;) {
+                r = assert_ok(varlink_reader_next(&c->reader, ret, NULL, NULL));
+                if (r > 0)
+                        return 1;
+                n = recv(c->fd, data, sizeof(data), 0);
+                if (n == 0 || (n < 0 && errno != EAGAIN))
+                        return -1;
+                if (n < 0)
+                        return 0;
+                assert_ok(varlink_reader_feed(&c->reader, data, (size_t) n));
+                turn();
+        }
+}
+
+static size_t client_count_replies(Client *c) {
+        size_t n = 0;
+
+        for (;;) {
+                _cleanup_json_ struct json_object *o = NULL;
+                struct json_object *error;
+
+                if (client_read(c, &o) <= 0)
+                        return n;
+                ck_assert_msg(!json_object_object_get_ex(o, "error", &error), "%s", json_object_get_string(o));
+                n++;
+        }
+}
+
+static uint64_t n_accepted(void) {
+        OutboxStats stats;
+
+        outbox_get_stats(f.outbox, &stats);
+        return stats.accepted;
+}
+
+TEST(replies_wait_for_the_disk) {
+        _cleanup_(client_done) Client c;
+
+        start(&usual);
+        c = client_new();
+        client_text(&c, SEND_ONE);
+        client_push(&c);
+        ck_assert_uint_eq(client_count_replies(&c), 0);
+        disk();
+        ck_assert_uint_eq(client_count_replies(&c), 1);
+        stop();
+}
+
+TEST(calls_under_way_are_bounded_and_none_is_lost) {
+        const size_t n = 3 * IPC_CALLS_MAX + 7;
+        _cleanup_(client_done) Client c;
+        size_t n_replies = 0, n_rounds = 0;
+
+        start(&usual);
+        c = client_new();
+        for (size_t i = 0; i < n; i++)
+                client_text(&c, SEND_ONE);
+        while (n_replies < n) {
+                size_t before = n_replies;
+
+                client_push(&c);
+                ck_assert_uint_le(n_accepted(), (n_rounds + 1) * 3 * IPC_CALLS_MAX);
+                if (n_rounds == 0)
+                        ck_assert_uint_eq(client_count_replies(&c), 0);
+                disk();
+                n_replies += client_count_replies(&c);
+                n_rounds++;
+                ck_assert_uint_gt(n_replies, before);
+        }
+        ck_assert_uint_eq(n_accepted(), n);
+        stop();
+}
+
+TEST(a_client_that_does_not_read_is_not_read) {
+        _cleanup_(client_done) Client c;
+        size_t n = 200000, n_replies = 0;
+
+        start(&usual);
+        c = client_new();
+        for (size_t i = 0; i < n; i++)
+                client_text(&c, "{\"method\":\"org.varlink.service.GetInfo\"}");
+        client_push(&c);
+        ck_assert_uint_gt(c.out.size, 0); /* the server stopped with most of it unread */
+        while (n_replies < n) {
+                size_t got = client_count_replies(&c);
+
+                ck_assert_msg(got > 0, "stalled after %zu replies", n_replies);
+                n_replies += got;
+                client_push(&c);
+        }
+        stop();
+}
+
+TEST(clients_server_and_outbox_may_go_in_any_order) {
+        for (int order = 0; order < 4; order++) {
+                Client c[3];
+
+                start(&usual);
+                for (size_t i = 0; i < ELEMENTSOF(c); i++) {
+                        c[i] = client_new();
+                        for (int k = 0; k < 5; k++)
+                                client_text(&c[i], SEND_ONE);
+                        client_text(&c[i], "{\"method\":\"io.iothubd.GetMessage\",\"parameters\":{\"sequenceNumber\":1}}");
+                        client_push(&c[i]);
+                }
+                if (order == 0) { /* the clients first, then the disk reports to nobody */
+                        for (size_t i = 0; i < ELEMENTSOF(c); i++)
+                                client_done(&c[i]);
+                        turn();
+                        disk();
+                        ck_assert_uint_eq(n_accepted(), 5 * ELEMENTSOF(c));
+                } else if (order == 1) {
+                        f.server = ipc_server_free(f.server);
+                        assert_ok(outbox_process(f.outbox));
+                } else if (order == 2) { /* its callbacks come with an error */
+                        f.outbox = outbox_free(f.outbox);
+                } else
+                        client_done(&c[1]);
+                stop();
+                for (size_t i = 0; i < ELEMENTSOF(c); i++)
+                        if (c[i].fd >= 0)
+                                client_done(&c[i]);
+        }
+}
+
+TEST(a_client_that_leaves_while_its_message_is_looked_up_harms_nobody) {
+        Client leaves, stays;
+        _cleanup_json_ struct json_object *o = NULL;
+
+        start(&usual);
+        leaves = client_new();
+        stays = client_new();
+        client_text(&leaves, SEND_ONE);
+        client_push(&leaves);
+        disk();
+        client_text(&leaves, "{\"method\":\"io.iothubd.GetMessage\",\"parameters\":{\"sequenceNumber\":1}}");
+        client_push(&leaves);
+        client_text(&stays, "{\"method\":\"io.iothubd.GetMessage\",\"parameters\":{\"sequenceNumber\":1}}");
+        client_push(&stays);
+        client_done(&leaves);
+        turn();
+        for (int i = 0; i < 10 && client_read(&stays, &o) == 0; i++)
+                disk();
+        ck_assert_ptr_nonnull(o);
+        ck_assert_ptr_nonnull(strstr(json_object_to_json_string(o), "queued"));
+        client_done(&stays);
+        stop();
+}
+
+/* As from the outbox, for a stream. */
+static void settle(uint64_t seq, const uint8_t stream[static 16]) {
+        OutboxSettled s = { .seq = seq, .end = OUTBOX_END_CONFIRMED, .has_stream = true, .position = seq - 1,
+                            .message_id = "an-id" };
+
+        memcpy(s.stream, stream, 16);
+        ipc_server_settled(f.server, &s);
+}
+
+TEST(a_slow_subscriber_misses_the_oldest_ends_and_is_told_how_many) {
+        static const uint8_t stream[16] = { 1, 2, 3 };
+        const uint64_t n = 100000;
+        _cleanup_(client_done) Client c;
+        uint64_t n_ends = 0, n_missed = 0, newest = 0;
+
+        start(&usual);
+        c = client_new();
+        client_text(&c, "{\"method\":\"io.iothubd.Subscribe\",\"more\":true,\"parameters\":{\"stream\":"
+                        "\"01020300000000000000000000000000\"}}");
+        client_push(&c);
+        for (uint64_t i = 1; i <= n; i++)
+                settle(i, stream);
+        turn();
+        for (;;) {
+                _cleanup_json_ struct json_object *o = NULL;
+                struct json_object *parameters, *ends, *missed;
+
+                if (client_read(&c, &o) <= 0)
+                        break;
+                parameters = json_object_object_get(o, "parameters");
+                if (!json_object_object_get_ex(parameters, "ends", &ends))
+                        continue;
+                ck_assert(json_object_object_get_ex(parameters, "missed", &missed));
+                n_missed += json_object_get_uint64(missed);
+                for (size_t i = 0; i < json_object_array_length(ends); i++) {
+                        struct json_object *end = json_object_array_get_idx(ends, i);
+                        uint64_t seq = json_object_get_uint64(json_object_object_get(end, "sequenceNumber"));
+
+                        ck_assert_uint_gt(seq, newest);
+                        newest = seq;
+                        n_ends++;
+                }
+        }
+        ck_assert_uint_eq(n_ends + n_missed, n);
+        ck_assert_uint_gt(n_missed, 0);
+        ck_assert_uint_eq(newest, n);
+        stop();
+}
+
+static bool is_open(Client *c) {
+        struct pollfd p = { .fd = c->fd, .events = POLLIN };
+
+        ck_assert_int_ge(poll(&p, 1, 0), 0);
+        return !(p.revents & (POLLHUP | POLLIN));
+}
+
+static void push_half_a_frame(Client *c, size_t size) {
+        _cleanup_free_ char *text = malloc(size);
+
+        ck_assert_ptr_nonnull(text);
+        memset(text, ' ', size);
+        text[0] = '{';
+        assert_ok(buffer_append(&c->out, text, size));
+        client_push(c);
+}
+
+TEST(at_the_byte_budget_the_oldest_half_frame_goes) {
+        IpcServerOptions options = usual;
+        const size_t half = 900 * 1000;
+        _cleanup_(client_done) Client good;
+        Client hostile[8];
+        size_t n_open = 0;
+
+        options.user_bytes_max = 4U << 20;
+        start(&options);
+        for (size_t i = 0; i < ELEMENTSOF(hostile); i++) {
+                hostile[i] = client_new();
+                push_half_a_frame(&hostile[i], half);
+        }
+        for (size_t i = 0; i < ELEMENTSOF(hostile); i++)
+                n_open += is_open(&hostile[i]);
+        ck_assert_uint_le(n_open * half, options.user_bytes_max);
+        ck_assert_uint_ge(n_open, 1);
+        ck_assert(!is_open(&hostile[0]));
+        ck_assert(is_open(&hostile[ELEMENTSOF(hostile) - 1]));
+
+        good = client_new();
+        client_text(&good, SEND_ONE);
+        client_push(&good);
+        disk();
+        ck_assert_uint_eq(client_count_replies(&good), 1);
+        for (size_t i = 0; i < ELEMENTSOF(hostile); i++)
+                client_done(&hostile[i]);
+        stop();
+}
+
+TEST(connections_are_bounded_and_only_dispensable_ones_go) {
+        IpcServerOptions options = usual;
+        Client c[5];
+        int fds[2];
+
+        options.connections_per_user_max = ELEMENTSOF(c);
+        start(&options);
+        for (size_t i = 0; i < ELEMENTSOF(c); i++) {
+                c[i] = client_new();
+                client_text(&c[i], "{\"method\":\"io.iothubd.Subscribe\",\"more\":true}");
+                client_push(&c[i]);
+        }
+        ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
+        assert_error(ipc_server_add_connection(f.server, fds[0]), -EUSERS); /* all are in use */
+        close(fds[1]);
+
+        client_done(&c[2]);
+        turn();
+        c[2] = client_new();
+        ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
+        assert_ok(ipc_server_add_connection(f.server, fds[0])); /* that one said nothing yet */
+        ck_assert(!is_open(&c[2]));
+        close(fds[1]);
+        for (size_t i = 0; i < ELEMENTSOF(c); i++)
+                client_done(&c[i]);
+        stop();
+}
+
+TEST(a_shutting_down_server_takes_no_messages_but_tells_its_state) {
+        _cleanup_(client_done) Client c;
+        _cleanup_json_ struct json_object *refused = NULL, *status = NULL;
+
+        start(&usual);
+        c = client_new();
+        ipc_server_shut_down(f.server);
+        client_text(&c, SEND_ONE);
+        client_text(&c, "{\"method\":\"io.iothubd.GetStatus\"}");
+        client_push(&c);
+        ck_assert_int_eq(client_read(&c, &refused), 1);
+        ck_assert_str_eq(json_object_get_string(json_object_object_get(refused, "error")), "io.iothubd.ShuttingDown");
+        ck_assert_int_eq(client_read(&c, &status), 1);
+        ck_assert_ptr_null(json_object_object_get(status, "error"));
+        stop();
+}
+
+/* Big calls of many clients: more than the outbox takes at a time must wait, and all must get through. */
+TEST(what_the_outbox_cannot_take_at_once_waits_and_gets_through) {
+        _cleanup_(buffer_done) Buffer call = {};
+        Client c[12];
+        size_t n_replies = 0;
+
+        assert_ok(buffer_append_string(&call, "{\"method\":\"io.iothubd.Send\",\"parameters\":{\"messages\":["));
+        for (int i = 0; i < 4; i++)
+                assert_ok(buffer_appendf(&call, "%s{\"body\":\"%0*d\"}", i > 0 ? "," : "", 200000, i));
+        assert_ok(buffer_append_string(&call, "]}}"));
+        assert_ok(buffer_append(&call, "", 1));
+
+        start(&usual);
+        for (size_t i = 0; i < ELEMENTSOF(c); i++) {
+                c[i] = client_new();
+                assert_ok(buffer_append(&c[i].out, call.data, call.size));
+                assert_ok(buffer_append(&c[i].out, call.data, call.size));
+        }
+        for (int round = 0; round < 100 && n_replies < 2 * ELEMENTSOF(c); round++) {
+                for (size_t i = 0; i < ELEMENTSOF(c); i++)
+                        client_push(&c[i]);
+                disk();
+                for (size_t i = 0; i < ELEMENTSOF(c); i++)
+                        n_replies += client_count_replies(&c[i]);
+        }
+        ck_assert_uint_eq(n_replies, 2 * ELEMENTSOF(c));
+        ck_assert_uint_eq(n_accepted(), 8 * ELEMENTSOF(c));
+        for (size_t i = 0; i < ELEMENTSOF(c); i++)
+                client_done(&c[i]);
+        stop();
+}

@@ -17,16 +17,20 @@ def line(i):
 
 
 def fill(s, n_max=100000, start=0):
-    """Sends lines from number start on by single calls, until they are refused or n_max were sent. Returns (lines
-    accepted, the error or None)."""
+    """Sends lines from number start on until not even a single one is taken, or n_max were. Returns (lines accepted,
+    the error or None)."""
     accepted = []
+    n_batch = 16
     with Varlink(s.daemon.socket) as v:
         while len(accepted) < n_max:
-            batch = [line(start + len(accepted) + i) for i in range(16)]
+            batch = [line(start + len(accepted) + i) for i in range(n_batch)]
             try:
                 v.call("io.iothubd.Send", {"messages": [{"body": body} for body in batch]})
             except VarlinkError as e:
-                return accepted, e
+                if n_batch == 1:
+                    return accepted, e
+                n_batch = 1
+                continue
             accepted += batch
     return accepted, None
 

@@ -146,7 +146,8 @@ def stop_process(process, timeout_sec=30):
 
 
 class Notify:
-    """The receiving end of sd_notify()."""
+    """The receiving end of sd_notify(). A thread takes every message at once, as a service manager does: a datagram
+    socket holds only some ten, and whoever sends one more waits."""
 
     def __init__(self, folder, name):
         self.path = os.path.join(folder, name)
@@ -154,26 +155,39 @@ class Notify:
             os.unlink(self.path)
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(self.path)
-        self.socket.settimeout(0.05)
         self.messages = []
+        self.caught_up = threading.Event()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
 
-    def close(self):
+    def _run(self):
+        while data := self.socket.recv(65536):
+            if data == b"CAUGHT-UP":
+                self.caught_up.set()
+            else:
+                self.messages += data.decode().splitlines()
         self.socket.close()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path)
 
     def read(self):
-        """Takes in what has come; returns all lines so far."""
-        with contextlib.suppress(TimeoutError):
-            while True:
-                self.messages += self.socket.recv(65536).decode().splitlines()
+        """All lines sent before the call."""
+        self.caught_up.clear()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+            s.sendto(b"CAUGHT-UP", self.path)
+        self.caught_up.wait(DEADLINE_SEC)
         return self.messages
+
+    def close(self):
+        """Ends the thread by an empty datagram; the programs send none."""
+        with contextlib.suppress(FileNotFoundError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+            s.sendto(b"", self.path)
+            self.thread.join()
+            os.unlink(self.path)
 
     def wait_ready(self, process, what):
         def ready():
             if process.poll() is not None:
                 raise AssertionError(f"{what} ended with {process.returncode} before it was ready")
-            return "READY=1" in self.read()
+            return "READY=1" in self.messages
 
         wait_until(ready, f"{what} is ready")
 

@@ -19,11 +19,11 @@ static void unmount_at_exit(void) {
                 (void) umount2(mounted, MNT_DETACH); /* the temporary folder below it goes next */
 }
 
-static int run(const char *format, const char *a, const char *b) {
+static int run(const char *program, const char *a, const char *b) {
         _cleanup_free_ char *command = NULL;
         int status;
 
-        ck_assert_int_ge(asprintf(&command, format, a, b), 0);
+        ck_assert_int_ge(asprintf(&command, "PATH=$PATH:/sbin:/usr/sbin %s %s %s >&2", program, a, b), 0);
         status = system(command);
         return status >= 0 && WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
@@ -43,9 +43,9 @@ char *loop_disk_mount(const char *dir, size_t mebibytes) {
         ck_assert_int_ge(fd, 0);
         ck_assert_int_eq(ftruncate(fd, (off_t) mebibytes << 20), 0);
         ck_assert_int_eq(mkdir(mount_point, 0700), 0);
-        if (run("PATH=$PATH:/sbin:/usr/sbin mkfs.ext4 -q -m 0 %s%s >&2", image, "") != 0)
+        if (run("mkfs.ext4 -q -m 0", image, "") != 0)
                 test_skip("no mkfs.ext4 here");
-        if (run("mount -o loop %s %s >&2", image, mount_point) != 0)
+        if (run("mount -o loop", image, mount_point) != 0)
                 test_skip("no loop device here");
         mounted = strdup(mount_point);
         atexit(unmount_at_exit);
@@ -65,5 +65,5 @@ void loop_disk_restart(const char *dir, const char *mount_point) {
 
         ck_assert_int_ge(asprintf(&image, "%s/disk.img", dir), 0);
         ck_assert_msg(umount(mount_point) == 0, "umount: %m");
-        ck_assert_int_eq(run("mount -o loop %s %s >&2", image, mount_point), 0);
+        ck_assert_int_eq(run("mount -o loop", image, mount_point), 0);
 }

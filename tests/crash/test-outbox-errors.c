@@ -105,7 +105,7 @@ static bool try_one(const Trial *t, uint64_t n) {
         open_and_verify(m, true);
         live(m);
         if (t->crash)
-                outbox_model_crash(m, false);
+                outbox_model_crash(m, MODEL_CUT);
         else
                 outbox_model_close(m);
         open_and_verify(m, false);

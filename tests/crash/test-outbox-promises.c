@@ -78,7 +78,7 @@ TEST(a_thousand_streams_are_remembered_over_a_crash) {
                 if (i % 200 == 199)
                         confirm_all(g.model);
         }
-        outbox_model_crash(g.model, true);
+        outbox_model_crash(g.model, MODEL_REBOOTED);
         reopen(&g, false);
         for (size_t i = 0; i < ELEMENTSOF(streams); i++)
                 ck_assert_uint_eq(outbox_model_stream_next(g.model, streams[i]), 1 + i % 3);
@@ -104,7 +104,7 @@ TEST(confirmations_come_back_within_the_bound_only) {
                         outbox_model_settle(g.model, x, OUTBOX_END_CONFIRMED);
                         outbox_model_run(g.model);
                 }
-                outbox_model_crash(g.model, false);
+                outbox_model_crash(g.model, MODEL_CUT);
                 reopen(&g, false);
                 ck_assert_uint_le(g.model->n_came_back - back, options.position_messages);
                 confirm_all(g.model);
@@ -131,7 +131,7 @@ TEST(full_outbox_refuses_within_max_size_and_takes_again) {
                 ck_assert(s.is_full);
                 ck_assert_uint_le(s.used_bytes, s.max_bytes);
                 if (round % 2) {
-                        outbox_model_crash(g.model, false);
+                        outbox_model_crash(g.model, MODEL_CUT);
                         reopen(&g, false);
                 }
                 confirm_all(g.model);
@@ -164,7 +164,7 @@ TEST(full_disk_has_room_for_positions) {
                 outbox_model_advance(g.model, 2 * USEC_PER_SEC);
                 outbox_model_run(g.model);
                 if (i % 10 == 9) {
-                        outbox_model_crash(g.model, false);
+                        outbox_model_crash(g.model, MODEL_CUT);
                         ck_assert_uint_eq(g.model->n_came_back, 0);
                         reopen(&g, false);
                         ck_assert_uint_eq(g.model->n_came_back, 0);
@@ -200,7 +200,7 @@ TEST(drop_oldest_spares_urgent_and_takes_bulk_first) {
         ck_assert_uint_eq(dropped[OUTBOX_LANE_URGENT], 0);
         ck_assert_uint_gt(dropped[OUTBOX_LANE_NORMAL], 0);
         ck_assert_uint_gt(dropped[OUTBOX_LANE_BULK], 0);
-        outbox_model_crash(g.model, true);
+        outbox_model_crash(g.model, MODEL_REBOOTED);
         reopen(&g, false);
         outbox_model_close(g.model);
         rig_done(&g);
@@ -218,7 +218,7 @@ TEST(time_to_live_is_never_over_early) {
         outbox_model_run(g.model);
         ck_assert_uint_eq(outbox_model_n_queued(g.model), 5);
         outbox_model_step_realtime(g.model, -(int64_t) (1000 * USEC_PER_DAY));
-        outbox_model_crash(g.model, true);
+        outbox_model_crash(g.model, MODEL_REBOOTED);
 
         /* The board has no battery: it wakes in 1970. */
         outbox_model_step_realtime(g.model, -(int64_t) (g.model->realtime_usec - USEC_PER_SEC));
@@ -244,7 +244,7 @@ TEST(time_to_live_is_over_on_time) {
         outbox_model_run(g.model);
         ck_assert_uint_eq(outbox_model_n_queued(g.model), 0);
         ck_assert_uint_eq(g.model->n_settled[OUTBOX_END_EXPIRED], 5);
-        outbox_model_crash(g.model, false);
+        outbox_model_crash(g.model, MODEL_CUT);
         reopen(&g, false);
         ck_assert_uint_eq(outbox_model_n_queued(g.model), 0);
         outbox_model_close(g.model);
@@ -298,7 +298,7 @@ TEST(second_opener_is_refused) {
         assert_error(outbox_open("box", &g.model->options, &events, &o), -EBUSY);
         ck_assert(o == NULL);
         assert_ok(append_some(g.model, OUTBOX_LANE_NORMAL, 5, 50, USEC_INFINITY));
-        outbox_model_crash(g.model, false);
+        outbox_model_crash(g.model, MODEL_CUT);
         reopen(&g, false);
         outbox_model_close(g.model);
         rig_done(&g);
@@ -316,7 +316,7 @@ TEST(messages_of_another_device_are_held) {
                 assert_error(outbox_set_identity(g.model->outbox, "hub.example", "other", false), -EREMCHG);
                 outbox_model_run(g.model);
                 assert_error(outbox_next(g.model->outbox, &d), -EREMCHG);
-                outbox_model_crash(g.model, false);
+                outbox_model_crash(g.model, MODEL_CUT);
                 reopen(&g, false); /* by its own name they come, all of them */
                 ck_assert_uint_eq(outbox_model_n_queued(g.model), 5);
         }
@@ -337,7 +337,7 @@ TEST(too_large_a_message_is_refused_and_harmless) {
         for (int i = 0; i < 5; i++) {
                 assert_ok(append_some(g.model, OUTBOX_LANE_NORMAL, 2, 256 * 1024, USEC_INFINITY));
                 assert_error(append_some(g.model, OUTBOX_LANE_NORMAL, 1, OUTBOX_RECORD_BYTES_MAX, USEC_INFINITY), -EMSGSIZE);
-                outbox_model_crash(g.model, false);
+                outbox_model_crash(g.model, MODEL_CUT);
                 reopen(&g, false);
                 ck_assert_uint_eq(confirm_all(g.model), 2);
         }

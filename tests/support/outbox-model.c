@@ -369,7 +369,7 @@ void outbox_model_close(OutboxModel *m) {
                 m->messages[i]->end_recorded = m->messages[i]->end != OUTBOX_END_QUEUED;
 }
 
-void outbox_model_crash(OutboxModel *m, bool new_boot) {
+void outbox_model_crash(OutboxModel *m, ModelCrash how) {
         sim_disk_crash_now(m->disk);
         m->outbox = outbox_free(m->outbox);
         for (size_t i = 0; i < m->n_messages; i++) {
@@ -378,8 +378,11 @@ void outbox_model_crash(OutboxModel *m, bool new_boot) {
                         m->messages[i]->state = MODEL_UNKNOWN;
         }
         after_end_of_process(m);
-        sim_disk_reboot(m->disk);
-        if (new_boot) {
+        if (how == MODEL_KILLED)
+                sim_disk_kill(m->disk);
+        else
+                sim_disk_reboot(m->disk);
+        if (how == MODEL_REBOOTED) {
                 m->boot++;
                 m->boottime_usec = 5 * USEC_PER_SEC;
                 m->realtime_usec += 30 * USEC_PER_SEC;

@@ -112,8 +112,17 @@ void outbox_model_verify_start(OutboxModel *m, bool clean);
 
 void outbox_model_close(OutboxModel *m);
 
-/* Power cut, now or where the disk has crashed already; the disk is rebooted. new_boot: the machine, too. */
-void outbox_model_crash(OutboxModel *m, bool new_boot);
+/* The end of the process, now or where the disk has crashed already.
+ *   KILLED     the machine goes on, with all that was written and not synced
+ *   CUT        what was not synced is at the disk's mercy, and the clocks go on (a reset file system)
+ *   REBOOTED   the same, and a new boot */
+typedef enum ModelCrash {
+        MODEL_KILLED,
+        MODEL_CUT,
+        MODEL_REBOOTED,
+} ModelCrash;
+
+void outbox_model_crash(OutboxModel *m, ModelCrash how);
 
 /* outbox_process() until nothing is due; then the books are checked. */
 void outbox_model_run(OutboxModel *m);

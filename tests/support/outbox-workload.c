@@ -223,6 +223,8 @@ static bool session(Workload *w, bool clean) {
                 outbox_model_close(w->model);
                 if (!sim_disk_is_crashed(w->disk)) {
                         sim_disk_crash_at(w->disk, UINT64_MAX);
+                        if (below(w, 3) == 0)
+                                sim_disk_reboot(w->disk); /* the power goes after an orderly end */
                         return true;
                 }
         }
@@ -249,7 +251,7 @@ void outbox_workload_run(uint64_t seed, unsigned n_crashes, const char *repeat, 
                 }
                 w.model->trouble = false;
                 sim_disk_set_capacity(w.disk, w.capacity);
-                outbox_model_crash(w.model, below(&w, 3) == 0);
+                outbox_model_crash(w.model, (ModelCrash) below(&w, 3));
                 totals->n_crashes++;
                 n++;
                 if (below(&w, 4) == 0) {
@@ -261,7 +263,7 @@ void outbox_workload_run(uint64_t seed, unsigned n_crashes, const char *repeat, 
                 outbox_model_verify_start(w.model, clean);
                 outbox_model_close(w.model);
         } else
-                outbox_model_crash(w.model, false);
+                outbox_model_crash(w.model, MODEL_CUT);
         for (OutboxEnd e = 0; e < _OUTBOX_END_MAX; e++)
                 totals->n_settled[e] += w.model->n_settled_total[e];
         totals->n_came_back += w.model->n_came_back;

@@ -676,7 +676,6 @@ static void inode_crash(SimDisk *d, Inode *i) {
         pages_scatter(d, i);
         disk_cut(i, i->disk_size);
         i->size = i->size_min = i->disk_size;
-        i->n_open = 0;
         i->n_allocated = 0;
         inode_grow(i, pages_of(i->size));
         for (size_t p = 0; p < i->n_pages; p++) {
@@ -940,8 +939,6 @@ void sim_disk_reboot(SimDisk *d) {
 
                 if (!i)
                         continue;
-                i->locked = false;
-                i->n_open = 0;
                 if (!i->is_dir) {
                         inode_crash(d, i);
                         continue;
@@ -960,7 +957,15 @@ void sim_disk_reboot(SimDisk *d) {
                 if (!linked[n])
                         d->inodes[n] = inode_free(d->inodes[n]);
         free(linked);
+        sim_disk_kill(d);
+}
 
+void sim_disk_kill(SimDisk *d) {
+        for (size_t n = 0; n < d->n_inodes; n++)
+                if (d->inodes[n]) {
+                        d->inodes[n]->locked = false;
+                        d->inodes[n]->n_open = 0;
+                }
         d->n_files = 0;
         d->crashed = d->read_only = false;
         d->crash_at = UINT64_MAX;

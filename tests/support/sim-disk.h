@@ -78,6 +78,10 @@ bool sim_disk_is_crashed(const SimDisk *d);
  * but the capacity. */
 void sim_disk_reboot(SimDisk *d);
 
+/* The process is gone and the machine is not: descriptors and locks are, but what was not synced is where it was, and a
+ * later sim_disk_reboot() may still lose it. Disarms everything but the capacity. */
+void sim_disk_kill(SimDisk *d);
+
 /* Of the calls whose bit (1 << SimCall) is in kinds, the n-th from now and the count - 1 after it fail with error
  * (positive errno; count UINT64_MAX: all of them). count 0 disarms. */
 void sim_disk_fail_at(SimDisk *d, unsigned kinds, uint64_t n, uint64_t count, int error);

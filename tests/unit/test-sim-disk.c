@@ -316,6 +316,33 @@ TEST(clone_is_independent) {
         ck_assert(has_file(d, "box/a") && !has_file(c, "box/a"));
 }
 
+/* Goal: after a kill the program's view is whole, and a power cut may still take what was not synced. */
+TEST(kill_loses_nothing_until_the_power_goes) {
+        unsigned lost = 0;
+
+        for (uint64_t seed = 0; seed < N_SEEDS; seed++) {
+                _cleanup_(sim_disk_freep) SimDisk *d = sim_disk_new(seed, UINT64_MAX);
+                const OutboxIo *io = sim_disk_io(d);
+                int dir, fd = open_fresh(d, &dir);
+                char c;
+
+                write_filled(d, fd, 'o', 1, 0);
+                assert_ok(io->fdatasync(io, fd));
+                assert_ok(io->fsync(io, dir));
+                write_filled(d, fd, 'n', 1, 0);
+                sim_disk_crash_now(d);
+                sim_disk_kill(d);
+                ck_assert_uint_eq(sim_disk_n_open(d), 0);
+                sim_disk_file_read(d, "box/a", 0, &c, 1);
+                ck_assert_int_eq(c, 'n');
+                sim_disk_reboot(d);
+                sim_disk_file_read(d, "box/a", 0, &c, 1);
+                lost += c == 'o';
+        }
+        ck_assert_uint_gt(lost, 0);
+        ck_assert_uint_lt(lost, N_SEEDS);
+}
+
 /* Goal: crash at the n-th call means that n calls worked and no later one does. */
 TEST(crash_comes_at_the_call_named) {
         _cleanup_(sim_disk_freep) SimDisk *d = sim_disk_new(1, UINT64_MAX);

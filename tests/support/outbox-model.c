@@ -215,7 +215,12 @@ static ModelMessage *identify(OutboxModel *m, const OutboxSettled *s) {
         return NULL;
 }
 
-static void check_settled(OutboxModel *m, const ModelMessage *x, const OutboxSettled *s) {
+static void check_settled(OutboxModel *m, ModelMessage *x, const OutboxSettled *s) {
+        if (m->verifying && x->end == OUTBOX_END_CONFIRMED && !x->end_recorded) {
+                /* It came back and met another end before anybody could see it. */
+                m->n_came_back++;
+                x->end = OUTBOX_END_QUEUED;
+        }
         if (x->end != OUTBOX_END_QUEUED)
                 outbox_model_fail(m, "%s ended twice, now as %s", name_of(x), outbox_end_to_string(s->end));
         if ((x->state == MODEL_FAILED && !m->verifying) || x->state == MODEL_GONE)
@@ -264,6 +269,7 @@ static void on_settled(const OutboxSettled *s, void *userdata) {
         x->end_recorded = s->end != OUTBOX_END_CONFIRMED;
         x->told_boottime_usec = m->boottime_usec;
         x->told_run = m->n_runs;
+        x->told_ordinal = m->n_confirmed += s->end == OUTBOX_END_CONFIRMED;
 }
 
 static void on_deliverable(void *userdata) {
@@ -354,7 +360,7 @@ static void after_end_of_process(OutboxModel *m) {
 
                 if (x->state == MODEL_PENDING)
                         outbox_model_fail(m, "no report about %s", name_of(x));
-                x->in_flight = x->aside = x->out_of_order = x->handed_out = false;
+                x->in_flight = x->aside = x->out_of_order = x->handed_out = x->overtaken = false;
         }
         if (sim_disk_n_open(m->disk) > 0)
                 outbox_model_fail(m, "%u descriptors stay open", sim_disk_n_open(m->disk));
@@ -389,26 +395,14 @@ void outbox_model_crash(OutboxModel *m, ModelCrash how) {
         }
 }
 
-/* Confirmations told before this run and by now older or more than the options allow have to be on the disk. */
+/* Confirmations that are older than the options allow, or followed by more than they allow, have to be on the disk. */
 static void mark_recorded(OutboxModel *m) {
-        usec_t oldest = USEC_INFINITY;
-        unsigned n = 0;
-
-        for (size_t i = 0; i < m->n_messages; i++) {
-                const ModelMessage *x = m->messages[i];
-
-                if (x->end != OUTBOX_END_CONFIRMED || x->end_recorded || x->told_run >= m->n_runs)
-                        continue;
-                oldest = MIN(oldest, x->told_boottime_usec);
-                n++;
-        }
-        if (n == 0 || (n < m->options.position_messages &&
-                       m->boottime_usec < usec_add(oldest, m->options.position_interval_usec)))
-                return;
         for (size_t i = 0; i < m->n_messages; i++) {
                 ModelMessage *x = m->messages[i];
 
-                if (x->end == OUTBOX_END_CONFIRMED && x->told_run < m->n_runs)
+                if (x->end == OUTBOX_END_CONFIRMED && x->told_run < m->n_runs &&
+                    (x->told_ordinal + m->options.position_messages <= m->n_confirmed ||
+                     m->boottime_usec >= usec_add(x->told_boottime_usec, m->options.position_interval_usec)))
                         x->end_recorded = true;
         }
 }
@@ -420,6 +414,8 @@ static void check_rest(const OutboxModel *m) {
 
                 if (x->state == MODEL_PENDING)
                         outbox_model_fail(m, "no report about %s", name_of(x));
+                if (x->overtaken && is_queued(x))
+                        outbox_model_fail(m, "%s was overtaken, and not because it was dropped", name_of(x));
                 if (x->confirming || x->rejecting)
                         outbox_model_fail(m, "no end is told of %s, settled as %s", name_of(x),
                                           x->rejecting ? "rejected" : "confirmed");
@@ -432,6 +428,9 @@ void outbox_model_run(OutboxModel *m) {
         if (!m->outbox)
                 return;
         m->n_runs++;
+        /* An end that was recorded and never told counts, also where the clock of a later boot would not give it. */
+        for (size_t i = 0; i < m->n_messages; i++)
+                m->messages[i]->could_expire = m->messages[i]->could_expire || may_expire(m, m->messages[i]);
         for (;;) {
                 struct pollfd p = { .fd = outbox_fd(m->outbox), .events = POLLIN };
                 int r;
@@ -448,7 +447,7 @@ void outbox_model_run(OutboxModel *m) {
                 if (++turns > TURNS_MAX)
                         outbox_model_fail(m, "outbox_process() does not come to rest");
         }
-        if (!m->trouble) {
+        if (!m->trouble && !m->verifying) { /* what the last process left open is still to be seen */
                 check_rest(m);
                 mark_recorded(m);
         }
@@ -543,6 +542,7 @@ static void message_appended(OutboxModel *m, ModelMessage *x) {
         if (x->state == MODEL_DURABLE || x->state == MODEL_UNKNOWN || x->state == MODEL_PENDING)
                 return; /* a repeat */
         x->state = MODEL_PENDING;
+        x->could_expire = false;
         x->seq = 0;
         x->boot = m->boot;
         x->appended_boottime_usec = m->boottime_usec;
@@ -659,14 +659,17 @@ int outbox_model_append_stream(OutboxModel *m, ModelStream *s, uint64_t position
 }
 
 void outbox_model_append_foreign(OutboxModel *m, ModelStream *s) {
-        ModelMessage *x = outbox_model_message_new(m, s->lane, 20, USEC_INFINITY);
         OutboxStream stream = s->id;
+        ModelMessage *x;
         uint64_t next;
         int r;
 
+        if (s->n_durable == 0)
+                return; /* a stream belongs to whom it is heard from first */
+        x = outbox_model_message_new(m, s->lane, 20, USEC_INFINITY);
         stream.position = s->n_durable;
         r = append_common(m, &x, 1, &stream, s->uid + 77, &next);
-        if (r != -EPERM && s->n_durable > 0 && !sim_disk_is_crashed(m->disk) && !m->trouble)
+        if (r == 0 || (r != -EPERM && !sim_disk_is_crashed(m->disk) && !m->trouble))
                 outbox_model_fail(m, "another user's append to a stream: %d", r);
 }
 
@@ -745,16 +748,24 @@ static void check_may_appear(OutboxModel *m, ModelMessage *x) {
         x->end = OUTBOX_END_QUEUED;
 }
 
-static void check_order(const OutboxModel *m, const ModelMessage *x) {
+static bool may_be_dropped(const OutboxModel *m, const ModelMessage *x) {
+        return m->options.full == OUTBOX_FULL_DROP_OLDEST && x->lane != OUTBOX_LANE_URGENT;
+}
+
+static void check_order(OutboxModel *m, ModelMessage *x) {
+        if (x->overtaken)
+                outbox_model_fail(m, "%s was overtaken, and not because it was dropped", name_of(x));
         if (x->out_of_order)
                 return;
         for (size_t i = 0; i < m->n_messages; i++) {
-                const ModelMessage *y = m->messages[i];
+                ModelMessage *y = m->messages[i];
 
-                if (y->lane == x->lane && is_queued(y) && y->seq != 0 && y->seq < x->seq && !y->in_flight && !y->aside &&
-                    !y->out_of_order && !y->rejecting && !may_expire(m, y) &&
-                    (!m->verifying || m->options.full == OUTBOX_FULL_REJECT))
+                if (y->lane != x->lane || !is_queued(y) || y->seq == 0 || y->seq >= x->seq || y->in_flight || y->aside ||
+                    y->out_of_order || y->rejecting || y->confirming || may_expire(m, y))
+                        continue;
+                if (!may_be_dropped(m, y))
                         outbox_model_fail(m, "%s was handed out before %s", name_of(x), name_of(y));
+                y->overtaken = true; /* right only if the outbox has decided to drop it; it will say so */
         }
 }
 
@@ -811,31 +822,29 @@ size_t outbox_model_next_all(OutboxModel *m) {
         for (size_t i = 0; i < m->n_messages; i++) {
                 const ModelMessage *x = m->messages[i];
 
-                if (is_queued(x) && !x->in_flight && !x->aside && !x->rejecting && !may_expire(m, x))
+                if (is_queued(x) && !x->in_flight && !x->aside && !x->rejecting && !x->confirming && !may_expire(m, x))
                         outbox_model_fail(m, "%s is kept back", name_of(x));
         }
         return n;
 }
 
 void outbox_model_settle(OutboxModel *m, ModelMessage *x, OutboxEnd end) {
+        bool again = !x->in_flight || x->confirming || x->rejecting;
         int r;
 
+        /* Before the call: the end may be told inside it. */
+        if (!again) {
+                x->confirming = end == OUTBOX_END_CONFIRMED;
+                x->rejecting = end == OUTBOX_END_REJECTED;
+                x->in_flight = false;
+        }
         r = outbox_settle(m->outbox, x->seq, end, end == OUTBOX_END_REJECTED ? "the hub says no" : NULL);
-        if (sim_disk_is_crashed(m->disk)) {
-                x->confirming = x->confirming || end == OUTBOX_END_CONFIRMED;
-                x->rejecting = x->rejecting || end == OUTBOX_END_REJECTED;
+        if (sim_disk_is_crashed(m->disk))
                 return;
-        }
-        if (!x->in_flight || x->confirming || x->rejecting) {
-                if (r != -ENOENT)
-                        outbox_model_fail(m, "settling %s a second time: %d", name_of(x), r);
-                return;
-        }
-        if (r < 0)
+        if (again && r != -ENOENT)
+                outbox_model_fail(m, "settling %s a second time: %d", name_of(x), r);
+        if (!again && r < 0)
                 outbox_model_fail(m, "settling %s: %s", name_of(x), strerror(-r));
-        x->confirming = end == OUTBOX_END_CONFIRMED;
-        x->rejecting = end == OUTBOX_END_REJECTED;
-        x->in_flight = false;
 }
 
 void outbox_model_requeue(OutboxModel *m) {
@@ -882,7 +891,7 @@ static void on_lookup(int error, const OutboxSettled *s, void *userdata) {
         if (sim_disk_is_crashed(m->disk) || m->trouble || error == -ECANCELED)
                 return;
         if (!s) {
-                if (is_queued(x) && x->seq != 0)
+                if (is_queued(x) && x->seq != 0 && !x->confirming)
                         outbox_model_fail(m, "%s is queued and was not found: %s", name_of(x), strerror(-error));
                 return;
         }
@@ -972,13 +981,13 @@ void outbox_model_recover(OutboxModel *m) {
 /* After a start */
 
 static bool may_have_ended_untold(const OutboxModel *m, const ModelMessage *x) {
-        return x->rejecting || x->confirming || may_expire(m, x) ||
-               (m->options.full == OUTBOX_FULL_DROP_OLDEST && x->lane != OUTBOX_LANE_URGENT);
+        return x->rejecting || x->confirming || x->could_expire ||
+               may_be_dropped(m, x);
 }
 
 /* A durable message that was not handed out: only an end that nobody could be told excuses it. */
 static void message_missing(OutboxModel *m, ModelMessage *x, bool clean) {
-        if (may_expire(m, x)) {
+        if (x->could_expire) {
                 x->end = OUTBOX_END_EXPIRED;
                 x->end_recorded = true;
                 return;
@@ -1017,9 +1026,11 @@ static void verify_books(OutboxModel *m, uint64_t n_open) {
         if (s.queued != n[OUTBOX_END_QUEUED])
                 outbox_model_fail(m, "after the start %" PRIu64 " are queued, says the outbox; found were %" PRIu64, s.queued,
                                   n[OUTBOX_END_QUEUED]);
+        n_durable += m->n_unseen;
         if (s.accepted < n_durable || s.accepted > n_durable + n_open)
                 outbox_model_fail(m, "after the start %" PRIu64 " are accepted, says the outbox; %" PRIu64
                                   " were, and of %" PRIu64 " it is not known", s.accepted, n_durable, n_open);
+        m->n_unseen += s.accepted - n_durable;
         if (s.confirmed != n[OUTBOX_END_CONFIRMED])
                 outbox_model_fail(m, "after the start %" PRIu64 " are confirmed, says the outbox; %" PRIu64 " were",
                                   s.confirmed, n[OUTBOX_END_CONFIRMED]);
@@ -1051,6 +1062,7 @@ void outbox_model_verify_start(OutboxModel *m, bool clean) {
                 if (is_queued(x) && x->found_at_start != m->n_starts)
                         message_missing(m, x, clean);
                 x->confirming = x->rejecting = false;
+                x->end_recorded = x->end != OUTBOX_END_QUEUED; /* what has not come back by now may not do so later */
                 if (x->state != MODEL_UNKNOWN && x->state != MODEL_FAILED)
                         continue;
                 n_open += may_have_ended_untold(m, x);

@@ -36,11 +36,12 @@ typedef struct ModelMessage {
         } state;
         uint64_t seq; /* 0: not known */
         OutboxEnd end;
-        bool in_flight, aside, out_of_order, handed_out;
+        bool in_flight, aside, out_of_order, overtaken, handed_out;
         bool confirming, rejecting; /* outbox_settle() called, on_settled not yet */
+        bool could_expire;          /* its time was over at some moment */
         bool end_recorded;          /* a confirmation that may not come back any more */
         usec_t told_boottime_usec;
-        uint64_t told_run, durable_run;
+        uint64_t told_run, told_ordinal, durable_run;
         uint64_t found_at_start;    /* number of the start that handed it out */
         unsigned n_cuts;
         /* bounds of the moment of acceptance */
@@ -87,7 +88,9 @@ typedef struct OutboxModel {
         bool bounds_checked_by_caller; /* max_size is not checked here */
         uint64_t n_starts, n_runs, n_durable_batches, max_durable_seq;
         uint64_t n_settled[_OUTBOX_END_MAX]; /* told since the start */
+        uint64_t n_confirmed;                /* told, ever */
         uint64_t n_durable;                  /* messages reported durable since the start */
+        uint64_t n_unseen;                   /* accepted and ended, of those that a crash left open: nobody knows which */
         OutboxStats books;                   /* at the start */
         uint64_t n_settled_total[_OUTBOX_END_MAX], n_came_back, n_notices; /* for the summary of a run */
 } OutboxModel;

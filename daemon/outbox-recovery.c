@@ -330,6 +330,26 @@ static void choose_scans(Recovery *r) {
         }
 }
 
+/* A process that was killed leaves what it had not synced in the page cache, where it reads like the rest. What is
+ * taken over from it has to be as safe as what was reported, so it is synced first. */
+static int sync_scanned(Recovery *r) {
+        /* Also the names: a file that it had just made becomes a spare now, and then holds messages. */
+        (void) r->o->io->fsync(r->o->io, r->o->dir_fd);
+        for (size_t i = 0; i < r->n_found; i++) {
+                OutboxSegment *s = r->found[i].segment;
+                int q;
+
+                if (!r->found[i].scan)
+                        continue;
+                q = segment_open(r->o, s);
+                if (q < 0)
+                        return q;
+                (void) r->o->io->fdatasync(r->o->io, s->read_fd); /* a disk that cannot write has nothing to lose here */
+                segment_close(r->o, s);
+        }
+        return 0;
+}
+
 static int for_each_record(Recovery *r, size_t i, int (*f)(Recovery *r, size_t i, const OutboxRecord *record)) {
         OutboxSegment *s = r->found[i].segment;
         OutboxSegmentScan scan;
@@ -662,6 +682,9 @@ static int recover(Recovery *r) {
         if (q < 0)
                 return q;
         choose_scans(r);
+        q = sync_scanned(r);
+        if (q < 0)
+                return q;
         for (size_t i = 0; i < r->n_found && q >= 0; i++)
                 if (r->found[i].scan)
                         q = for_each_record(r, i, see_record);

@@ -1,27 +1,25 @@
-/* Two connections: one subscribes, one looks up. After the subscription was interrupted, or the
- * daemon dropped ends that we read too slowly, some messages may have ended unheard. Then, once
- * nothing is being sent, the second connection waits for Flush (all that was accepted has ended)
- * and asks for each message whose end is missing. */
+/* Two connections: one subscribes, one looks up. When the subscription was interrupted, or the
+ * daemon dropped ends that we read too slowly, some messages have ended unheard. Those are the
+ * oldest open ones, because a lane is first in, first out: so the second connection asks for one
+ * after the other until one is still queued ("catching up"). A message can be set aside and end out
+ * of order; what is still missing when all is sent is asked for once more, after Flush says that
+ * everything has ended. */
 #include <sysexits.h>
 
 #include "client/confirmations.h"
 #include "client/daemon-client.h"
 #include "client/message-template.h"
 #include "client/output.h"
+#include "client/positions.h"
 
-#define RETRY_INTERVAL_USEC (200 * USEC_PER_MSEC)
-#define AHEAD_MAX (16U * 1024U * 1024U) /* positions past the first open one: 2 MiB of bits */
-
-/* Positions that have ended: all below base, and those whose bit is set. */
-typedef struct PositionSet {
-        uint64_t base; /* multiple of 64 */
-        Buffer words;  /* uint64_t */
-} PositionSet;
-
+#define RETRY_USEC (200 * USEC_PER_MSEC)
+#define RETRY_QUICK_USEC (20 * USEC_PER_MSEC)
+#define QUICK_USEC (10 * USEC_PER_SEC)
 typedef enum LookupState {
         LOOKUP_NONE,
+        LOOKUP_CATCHING_UP, /* asked about lookup_position, ends at the first that is queued */
         LOOKUP_FLUSHING,
-        LOOKUP_ASKING, /* about next_lookup */
+        LOOKUP_FINAL, /* asked about lookup_position, one after the other up to lookup_end */
         _LOOKUP_STATE_MAX,
         _LOOKUP_STATE_INVALID = -EINVAL,
 } LookupState;
@@ -33,19 +31,23 @@ struct Confirmations {
 
         DaemonConnection *subscription;
         bool subscribed, ever_subscribed;
-        bool missed;       /* ends may have gone unheard */
-        bool wants_lookup; /* waits for retry_at only */
+        bool catching_up; /* the oldest open ones may have ended unheard */
+        bool missed;      /* so may any, until all was asked for */
+        usec_t retry_at, down_since;
 
         DaemonConnection *lookup;
         LookupState lookup_state;
-        uint64_t next_lookup, lookup_end;
+        uint64_t lookup_position, lookup_end;
+        usec_t lookup_at; /* not before */
+        bool lookup_wanted;
 
         PositionSet ended;
+        SequenceMap seqs;
         uint64_t *refused; /* positions, see number_of() */
         size_t n_refused, n_refused_allocated;
         ConfirmationTotals totals;
 
-        usec_t retry_at, down_since, progress_at;
+        usec_t progress_at;
         int exit_code;
 };
 
@@ -69,7 +71,8 @@ Confirmations *confirmations_free(Confirmations *c) {
                 return NULL;
         daemon_connection_free(c->subscription);
         daemon_connection_free(c->lookup);
-        buffer_done(&c->ended.words);
+        position_set_done(&c->ended);
+        sequence_map_done(&c->seqs);
         free(c->refused);
         free(c->stream);
         free(c);
@@ -97,59 +100,6 @@ static void fail(Confirmations *c, int exit_code) {
 static void fail_errno(Confirmations *c, int error) {
         say_daemon_error(c->options.socket_path, error);
         fail(c, daemon_error_exit_code(error));
-}
-
-static size_t n_words(const PositionSet *p) {
-        return p->words.size / sizeof(uint64_t);
-}
-
-static bool position_has(const PositionSet *p, uint64_t position) {
-        uint64_t word;
-
-        if (position < p->base)
-                return true;
-        if ((position - p->base) / 64 >= n_words(p))
-                return false;
-        word = ((const uint64_t *) (const void *) p->words.data)[(position - p->base) / 64];
-        return word >> (position % 64) & 1;
-}
-
-/* Words that are full leave in blocks, so that the rest is moved rarely. */
-static void position_trim(PositionSet *p) {
-        const uint64_t *words = (const void *) p->words.data;
-        size_t n = 0;
-
-        while (n < n_words(p) && words[n] == UINT64_MAX)
-                n++;
-        if (n < 512)
-                return;
-        buffer_consume(&p->words, n * sizeof(uint64_t));
-        p->base += n * 64;
-}
-
-/* 1, 0 (it is there), -ERANGE or -ENOMEM. */
-static int position_add(PositionSet *p, uint64_t position) {
-        uint64_t *words;
-        size_t i, zeros;
-        int r;
-
-        if (position_has(p, position))
-                return 0;
-        if (position - p->base > AHEAD_MAX)
-                return -ERANGE;
-        i = (size_t) ((position - p->base) / 64);
-        if (i >= n_words(p)) {
-                zeros = (i + 1 - n_words(p)) * sizeof(uint64_t);
-                r = buffer_reserve(&p->words, zeros);
-                if (r < 0)
-                        return r;
-                memset(p->words.data + p->words.size, 0, zeros);
-                p->words.size += zeros;
-        }
-        words = (void *) p->words.data;
-        words[i] |= UINT64_C(1) << (position % 64);
-        position_trim(p);
-        return 1;
 }
 
 /* A message's number counts the refused ones before it, its position does not. */
@@ -193,7 +143,7 @@ static void count(ConfirmationTotals *t, const char *state) {
 static int record(Confirmations *c, uint64_t position, Confirmation *end) {
         int r;
 
-        r = position_add(&c->ended, position);
+        r = position_set_add(&c->ended, position);
         if (r <= 0)
                 return r;
         c->progress_at = now_usec(CLOCK_MONOTONIC);
@@ -239,6 +189,17 @@ static int handle_ends(Confirmations *c, struct json_object *ends) {
         return 0;
 }
 
+/* Ends may go unheard from now on. */
+static void lose_track(Confirmations *c) {
+        c->missed = c->catching_up = true;
+}
+
+/* The first try comes soon: what is confirmed meanwhile must be looked up one by one. */
+static void retry_subscription(Confirmations *c, usec_t now) {
+        c->retry_at = usec_add(now,
+                               now - c->down_since < QUICK_USEC ? RETRY_QUICK_USEC : RETRY_USEC);
+}
+
 static void subscription_lost(Confirmations *c) {
         usec_t now = now_usec(CLOCK_MONOTONIC);
 
@@ -246,7 +207,7 @@ static void subscription_lost(Confirmations *c) {
                 c->down_since = now;
         c->subscription = daemon_connection_free(c->subscription);
         c->subscribed = false;
-        c->retry_at = usec_add(now, RETRY_INTERVAL_USEC);
+        retry_subscription(c, now);
 }
 
 void confirmations_follow(Confirmations *c, const char *stream, uint64_t base) {
@@ -257,8 +218,6 @@ void confirmations_follow(Confirmations *c, const char *stream, uint64_t base) {
         free(c->stream);
         c->stream = copy;
         c->base = base;
-        if (c->ever_subscribed)
-                c->missed = true;
         subscription_lost(c);
         c->retry_at = 0;
 }
@@ -276,10 +235,8 @@ static void subscribe(Confirmations *c, usec_t now) {
 
         r = daemon_connection_open(c->options.socket_path, &c->subscription);
         if ((r == -ECONNREFUSED || r == -EAGAIN || (r == -ENOENT && c->ever_subscribed)) &&
-            now < usec_add(c->down_since, limit)) {
-                c->retry_at = usec_add(now, RETRY_INTERVAL_USEC);
-                return;
-        }
+            now < usec_add(c->down_since, limit))
+                return retry_subscription(c, now);
         if (r >= 0)
                 r = daemon_connection_call(c->subscription, "io.iothubd.Subscribe", parameters,
                                            /* more= */ true);
@@ -299,7 +256,7 @@ static void subscription_reply(Confirmations *c, const DaemonReply *reply) {
                 return fail(c, say_error_reply("Cannot wait for confirmations", reply));
 
         if (!c->subscribed && c->ever_subscribed)
-                c->missed = true;
+                lose_track(c);
         c->subscribed = c->ever_subscribed = true;
         r = json_get_u64(reply->parameters, "missed", &missed);
         if (r >= 0)
@@ -309,7 +266,7 @@ static void subscription_reply(Confirmations *c, const DaemonReply *reply) {
         if (r < 0)
                 return fail_errno(c, r == -ENOMEM ? r : -EPROTO);
         if (missed > 0)
-                c->missed = true;
+                lose_track(c);
         if (!reply->continues)
                 subscription_lost(c);
 }
@@ -336,41 +293,66 @@ static void process_subscription(Confirmations *c) {
 static void lookup_stop(Confirmations *c, usec_t retry_at) {
         c->lookup = daemon_connection_free(c->lookup);
         c->lookup_state = LOOKUP_NONE;
-        c->retry_at = retry_at;
+        c->lookup_at = retry_at;
 }
 
-/* Where it fails, the next turn tries again: missed stays set until a round is through. */
-static void lookup_start(Confirmations *c, uint64_t n_accepted, usec_t now) {
-        int r;
-
-        r = daemon_connection_open(c->options.socket_path, &c->lookup);
-        if (r >= 0)
-                r = daemon_connection_call(c->lookup, "io.iothubd.Flush", NULL, /* more= */ false);
-        if (r < 0)
-                return lookup_stop(c, usec_add(now, RETRY_INTERVAL_USEC));
-        c->missed = false;
-        c->lookup_state = LOOKUP_FLUSHING;
-        c->next_lookup = c->ended.base;
-        c->lookup_end = n_accepted;
+static void lookup_failed(Confirmations *c) {
+        lookup_stop(c, usec_add(now_usec(CLOCK_MONOTONIC), RETRY_USEC));
 }
 
-static void lookup_ask(Confirmations *c) {
-        _cleanup_json_ struct json_object *parameters = json_object_new_object();
+/* By sequence number where it is known: by id the daemon has to search everything. */
+static int lookup_parameters(Confirmations *c, struct json_object **ret) {
+        _cleanup_json_ struct json_object *o = json_object_new_object();
         _cleanup_free_ char *id = NULL;
+        uint64_t seq;
         int r;
 
-        while (c->next_lookup < c->lookup_end && position_has(&c->ended, c->next_lookup))
-                c->next_lookup++;
-        if (c->next_lookup >= c->lookup_end)
-                return lookup_stop(c, 0);
-
-        c->lookup_state = LOOKUP_ASKING;
-        r = counter_text_expand(c->options.message_id, number_of(c, c->next_lookup), &id);
+        if (!o)
+                return -ENOMEM;
+        if (sequence_map_get(&c->seqs, c->lookup_position, &seq) > 0)
+                r = json_add_u64(o, "sequenceNumber", seq);
+        else {
+                r = counter_text_expand(c->options.message_id, number_of(c, c->lookup_position),
+                                        &id);
+                if (r >= 0)
+                        r = json_add_string(o, "messageId", id);
+        }
         if (r >= 0)
-                r = parameters ? json_add_string(parameters, "messageId", id) : -ENOMEM;
+                *ret = TAKE_PTR(o);
+        return r;
+}
+
+/* Asks for the next open message from lookup_position on; stops where there is none. */
+static void lookup_ask(Confirmations *c) {
+        _cleanup_json_ struct json_object *parameters = NULL;
+        int r;
+
+        c->lookup_position = position_set_next_missing(&c->ended, c->lookup_position);
+        if (c->lookup_position >= c->lookup_end)
+                return lookup_stop(c, 0);
+        r = lookup_parameters(c, &parameters);
         if (r >= 0)
                 r = daemon_connection_call(c->lookup, "io.iothubd.GetMessage", parameters,
                                            /* more= */ false);
+        if (r < 0)
+                fail_errno(c, r);
+}
+
+static void lookup_start(Confirmations *c, uint64_t n_accepted) {
+        int r;
+
+        r = daemon_connection_open(c->options.socket_path, &c->lookup);
+        if (r < 0)
+                return lookup_failed(c);
+        c->lookup_position = 0;
+        c->lookup_end = n_accepted;
+        if (c->catching_up) {
+                c->lookup_state = LOOKUP_CATCHING_UP;
+                return lookup_ask(c);
+        }
+        c->missed = false; /* comes back if this round fails */
+        c->lookup_state = LOOKUP_FLUSHING;
+        r = daemon_connection_call(c->lookup, "io.iothubd.Flush", NULL, /* more= */ false);
         if (r < 0)
                 fail_errno(c, r);
 }
@@ -379,21 +361,27 @@ static void lookup_found(Confirmations *c, const DaemonReply *reply) {
         Confirmation end = { .state = "unknown" };
         _cleanup_free_ char *id = NULL;
         struct json_object *message;
-        int r;
+        int r = 1;
 
-        if (streq(daemon_error_name(reply), "NoSuchMessage")) {
-                r = counter_text_expand(c->options.message_id, number_of(c, c->next_lookup), &id);
-                end.message_id = id;
-                r = r < 0 ? r : 1;
-        } else {
+        if (!reply->error) {
                 r = json_get_object(reply->parameters, "message", &message);
                 r = r > 0 ? parse_end(message, &end) : -EPROTO;
         }
+        if (r == 0 && c->lookup_state == LOOKUP_CATCHING_UP) {
+                c->catching_up = false;
+                return lookup_stop(c, 0);
+        }
+        if (r > 0 && !end.message_id) {
+                r = counter_text_expand(c->options.message_id, number_of(c, c->lookup_position),
+                                        &id);
+                end.message_id = id;
+                r = r < 0 ? r : 1;
+        }
         if (r > 0)
-                r = record(c, c->next_lookup, &end);
+                r = record(c, c->lookup_position, &end);
         if (r < 0)
                 return fail_errno(c, r);
-        c->next_lookup++;
+        c->lookup_position++;
         lookup_ask(c);
 }
 
@@ -402,13 +390,14 @@ static void lookup_reply(Confirmations *c, const DaemonReply *reply) {
 
         if (streq(name, "LimitExceeded") || streq(name, "ShuttingDown")) {
                 c->missed = true;
-                return lookup_stop(c, usec_add(now_usec(CLOCK_MONOTONIC), RETRY_INTERVAL_USEC));
+                return lookup_failed(c);
         }
-        if (reply->error && !streq(name, "NoSuchMessage"))
+        if (reply->error && (c->lookup_state == LOOKUP_FLUSHING || !streq(name, "NoSuchMessage")))
                 return fail(c, say_error_reply("Cannot look up a message", reply));
-        if (c->lookup_state == LOOKUP_FLUSHING)
+        if (c->lookup_state == LOOKUP_FLUSHING) {
+                c->lookup_state = LOOKUP_FINAL;
                 lookup_ask(c);
-        else
+        } else
                 lookup_found(c, reply);
 }
 
@@ -425,13 +414,27 @@ static void process_lookup(Confirmations *c) {
                         return;
                 if (r == -ECONNRESET) {
                         c->missed = true;
-                        return lookup_stop(c, usec_add(now_usec(CLOCK_MONOTONIC),
-                                                       RETRY_INTERVAL_USEC));
+                        return lookup_failed(c);
                 }
                 if (r < 0)
                         return fail_errno(c, r);
                 lookup_reply(c, &reply);
         }
+}
+
+void confirmations_accepted(Confirmations *c, uint64_t position, uint64_t seq, uint64_t n) {
+        sequence_map_trim(&c->seqs, c->ended.base);
+        if (sequence_map_add(&c->seqs, position, seq, n) < 0)
+                fail_errno(c, -ENOMEM);
+}
+
+/* Whether there is something to look up, now or at lookup_at. */
+static bool wants_lookup(const Confirmations *c, uint64_t n_accepted, bool settled) {
+        if (c->lookup || !c->subscribed || c->totals.ended >= n_accepted)
+                return false;
+        if (c->catching_up && position_set_next_missing(&c->ended, 0) < n_accepted)
+                return true;
+        return c->missed && settled;
 }
 
 void confirmations_poll(const Confirmations *c, struct pollfd fds[static CONFIRMATIONS_FDS]) {
@@ -450,7 +453,9 @@ usec_t confirmations_deadline(const Confirmations *c) {
 
         if (c->exit_code != EX_OK)
                 return USEC_INFINITY;
-        return !c->subscription || c->wants_lookup ? MIN(t, c->retry_at) : t;
+        if (!c->subscription)
+                t = MIN(t, c->retry_at);
+        return c->lookup_wanted ? MIN(t, c->lookup_at) : t;
 }
 
 void confirmations_process(Confirmations *c, uint64_t n_accepted, bool settled, bool closing) {
@@ -462,12 +467,10 @@ void confirmations_process(Confirmations *c, uint64_t n_accepted, bool settled, 
         if (!c->subscription && now >= c->retry_at)
                 subscribe(c, now);
         process_subscription(c);
-        c->wants_lookup = c->missed && c->subscribed && settled && !c->lookup &&
-                          c->totals.ended < n_accepted;
-        if (c->wants_lookup && now >= c->retry_at)
-                lookup_start(c, n_accepted, now);
-        c->wants_lookup = c->wants_lookup && !c->lookup;
+        if (wants_lookup(c, n_accepted, settled) && now >= c->lookup_at)
+                lookup_start(c, n_accepted);
         process_lookup(c);
+        c->lookup_wanted = wants_lookup(c, n_accepted, settled);
 
         if (!closing || !settled)
                 c->progress_at = MAX(c->progress_at, now);

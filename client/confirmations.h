@@ -42,7 +42,8 @@ DEFINE_CLEANUP(Confirmations *, confirmations_free);
  * follows another stream instead; what the first still owes is asked for. */
 void confirmations_follow(Confirmations *c, const char *stream, uint64_t base);
 
-/* As SenderEvents.on_refused. */
+/* As SenderEvents.on_accepted and on_refused. */
+void confirmations_accepted(Confirmations *c, uint64_t position, uint64_t seq, uint64_t n);
 void confirmations_refused(Confirmations *c, uint64_t position);
 
 /* Whether the subscription is in place: not before should the first message be sent. */

@@ -37,6 +37,13 @@ static void on_stream(uint64_t base, void *userdata) {
                 confirmations_follow(l->confirmations, sender_stream(l->sender), base);
 }
 
+static void on_accepted(uint64_t position, uint64_t seq, uint64_t n, void *userdata) {
+        Loop *l = userdata;
+
+        if (l->confirmations)
+                confirmations_accepted(l->confirmations, position, seq, n);
+}
+
 static void on_refused(uint64_t position, void *userdata) {
         Loop *l = userdata;
 
@@ -56,7 +63,8 @@ static int open_parts(Loop *l) {
         sigset_t signals;
         int r;
 
-        r = sender_new(o->sender, &(SenderEvents){ on_stream, on_refused, l }, &l->sender);
+        r = sender_new(o->sender, &(SenderEvents){ on_stream, on_accepted, on_refused, l },
+                       &l->sender);
         if (r < 0)
                 return r;
         if (o->wait) {

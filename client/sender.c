@@ -508,11 +508,24 @@ static void deal_with_failure(Sender *s) {
         daemon_reply_done(&s->failure);
 }
 
+/* Before the oldest batch is taken as accepted. What was a duplicate lies before what is new. */
+static void tell_accepted(Sender *s, const DaemonReply *reply) {
+        uint64_t first, last, n, end = s->n_accepted + s->head->n_messages;
+
+        if (!s->events.on_accepted || json_get_u64(reply->parameters, "first", &first) <= 0 ||
+            json_get_u64(reply->parameters, "last", &last) <= 0 || last < first)
+                return;
+        n = last - first + 1;
+        if (n <= s->head->n_messages)
+                s->events.on_accepted(end - n, first, n, s->events.userdata);
+}
+
 static void handle_send_reply(Sender *s, DaemonReply *reply) {
         if (s->n_calls == 0)
                 return fail_errno(s, -EPROTO);
         s->n_calls--;
         if (s->state == SENDER_FLOWING && !reply->error) {
+                tell_accepted(s, reply);
                 accept_head(s);
                 s->calls_max = MIN(2 * s->calls_max, CALLS_MAX);
                 return;

@@ -26,6 +26,9 @@ typedef struct SenderEvents {
         /* The daemon had forgotten our stream: from base on messages go on another, see
          * sender_stream(). */
         void (*on_stream)(uint64_t base, void *userdata);
+        /* The n messages from position on have the sequence numbers from seq on. Not called where
+         * the reply that tells was lost. */
+        void (*on_accepted)(uint64_t position, uint64_t seq, uint64_t n, void *userdata);
         /* A message was refused as faulty; the one behind it takes its position. */
         void (*on_refused)(uint64_t position, void *userdata);
         void *userdata;

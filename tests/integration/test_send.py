@@ -433,6 +433,43 @@ def wait_looks_up_what_ended_unheard(folder):
 
 
 @test
+def wait_finds_a_message_that_ended_out_of_order_unheard(folder):
+    with FakeDaemon(folder) as d:
+        d.confirms = False
+        p = start(d, "--wait", "--json")
+        p.stdin.write(lines(3))
+        p.stdin.close()
+        d.wait_count(3)
+        d.stop()
+        with d.changed:
+            d._settle([1], "rejected", "set aside")
+        d.start()
+        d.wait(lambda: "GetMessage" in d.calls, "the look-up of the first, which is queued")
+        d.settle()
+        out = p.stdout.read()
+        assert p.wait(DEADLINE_SEC) == EX_DATAERR, p.stderr.read()
+        totals = json.loads(out.splitlines()[-1])
+        assert totals["confirmed"] == 2 and totals["rejected"] == 1, out
+
+
+@test
+def wait_asks_by_id_where_the_reply_was_lost(folder):
+    with FakeDaemon(folder) as d:
+        d.confirms = False
+        d.on_send = lambda number, _: LOSE_REPLY
+        p = start(d, "--wait", "--json")
+        p.stdin.write(lines(3))
+        p.stdin.close()
+        d.wait_count(3)
+        d.stop()
+        d.settle("expired", "too late")
+        d.start()
+        out = p.stdout.read()
+        assert p.wait(DEADLINE_SEC) == EX_TEMPFAIL, p.stderr.read()
+        assert json.loads(out.splitlines()[-1])["expired"] == 3, out
+
+
+@test
 def wait_goes_on_after_a_forgotten_stream(folder):
     with FakeDaemon(folder) as d:
         d.confirms = False

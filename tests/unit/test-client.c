@@ -10,6 +10,7 @@
 #include "client/message-template.h"
 #include "client/options.h"
 #include "client/output.h"
+#include "client/positions.h"
 #include "client/simulation.h"
 #include "tests/support/test.h"
 
@@ -238,6 +239,61 @@ TEST(mistakes_in_fields_are_named) {
         assert_error(message_fields_check(&bad_name, &other, &reason), -EINVAL);
         ck_assert_str_eq(other, "properties.$.x");
         property_bag_done(&bad_name.properties);
+}
+
+TEST(positions_are_a_set_in_any_order) {
+        enum { N = 100000 };
+        _cleanup_(position_set_done) PositionSet set = {};
+        _cleanup_free_ bool *model = calloc(N, sizeof(bool));
+        uint64_t missing = 0;
+
+        /* 7919 is prime to N, so each position comes once, as far as possible from its neighbours; then in order. */
+        for (uint64_t i = 0; i < N / 2; i++) {
+                uint64_t p = i * 7919 % N;
+
+                ck_assert_int_eq(position_set_add(&set, p), 1);
+                ck_assert_int_eq(position_set_add(&set, p), 0);
+                model[p] = true;
+        }
+        for (uint64_t p = 0; p < N; p++)
+                ck_assert(position_set_has(&set, p) == model[p]);
+        for (uint64_t p = 0; p < N; p++) {
+                while (missing < N && (missing < p || model[missing]))
+                        missing++;
+                ck_assert_uint_eq(position_set_next_missing(&set, p), missing);
+        }
+        for (uint64_t p = 0; p < N; p++)
+                ck_assert_int_eq(position_set_add(&set, p), !model[p]);
+        ck_assert_uint_eq(position_set_next_missing(&set, 0), N);
+        ck_assert_uint_lt(set.words.size, 8192);
+        ck_assert_int_eq(position_set_add(&set, set.base + POSITIONS_AHEAD_MAX), 1);
+        assert_error(position_set_add(&set, set.base + POSITIONS_AHEAD_MAX + 1), -ERANGE);
+        assert_error(position_set_add(&set, UINT64_MAX), -ERANGE);
+}
+
+TEST(sequence_numbers_are_found_by_position) {
+        _cleanup_(sequence_map_done) SequenceMap map = {};
+        uint64_t seq;
+
+        /* Runs of i + 1 positions, with a gap of one position after every third. */
+        for (uint64_t i = 0, p = 0; i < 100; p += i + 1 + (i % 3 == 2), i++)
+                assert_ok(sequence_map_add(&map, p, 1000 * i, i + 1));
+        for (int round = 0; round < 2; round++) {
+                for (uint64_t i = 0, p = 0; i < 100; p += i + 1 + (i % 3 == 2), i++)
+                        for (uint64_t k = 0; k <= i + 1; k++) {
+                                int r = sequence_map_get(&map, p + k, &seq);
+
+                                if (k <= i && (round == 0 || p > 2000))
+                                        ck_assert_int_eq(r, 1);
+                                if (k <= i && r > 0)
+                                        ck_assert_uint_eq(seq, 1000 * i + k);
+                                if (k > i && i % 3 == 2)
+                                        ck_assert_int_eq(r, 0);
+                        }
+                sequence_map_trim(&map, 2000);
+        }
+        ck_assert_int_eq(sequence_map_get(&map, 0, &seq), 0);
+        ck_assert_int_eq(sequence_map_get(&map, UINT64_MAX, &seq), 0);
 }
 
 TEST(simulation_fills_in_its_template) {

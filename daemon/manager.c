@@ -5,12 +5,12 @@
 #include <sys/epoll.h>
 #include <sys/stat.h>
 
-#include <systemd/sd-daemon.h>
 #include <systemd/sd-event.h>
 
 #include "daemon/credentials.h"
 #include "daemon/ipc-server.h"
 #include "daemon/log.h"
+#include "daemon/notify.h"
 #include "daemon/outbox.h"
 #include "daemon/status.h"
 #include "daemon/uplink.h"
@@ -138,7 +138,7 @@ static void tell_status(Manager *m) {
         outbox_get_stats(m->outbox, &outbox);
         uplink_get_status(m->uplink, &uplink);
         status_to_line(&outbox, &uplink, line, sizeof(line));
-        (void) sd_notifyf(/* unset_environment= */ 0, "STATUS=%s", line); /* for people; nothing depends on it */
+        notify_managerf("STATUS=%s", line);
 }
 
 static void on_state_changed(void *userdata) {
@@ -261,7 +261,7 @@ static int on_terminate(sd_event_source *source, const struct signalfd_siginfo *
                 return sd_event_exit(m->event, 0);
         }
         m->stopping = true;
-        (void) sd_notify(/* unset_environment= */ 0, "STOPPING=1\nSTATUS=Stopping"); /* for the service manager's view */
+        notify_manager("STOPPING=1\nSTATUS=Stopping");
         log_event(LOG_NOTICE, MSG_STOPPING, NULL, "Stopping");
         ipc_server_shut_down(m->ipc);
         uplink_stop(m->uplink, m->config->stop_timeout_usec);
@@ -341,7 +341,7 @@ static int manager_start(Manager *m) {
         outbox_get_stats(m->outbox, &stats);
         log_event(LOG_NOTICE, MSG_STARTED, NULL, "iothubd %s is ready, %" PRIu64 " messages queued", PROJECT_VERSION,
                   stats.queued);
-        (void) sd_notify(/* unset_environment= */ 0, "READY=1"); /* without a service manager nobody listens */
+        notify_manager("READY=1");
         on_state_changed(m);
         return 0;
 }

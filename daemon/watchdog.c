@@ -5,6 +5,8 @@
 
 #include <systemd/sd-daemon.h>
 
+#include "daemon/notify.h"
+
 struct Watchdog {
         sd_event_source *timer;
         uint64_t interval_usec;
@@ -17,7 +19,7 @@ static int on_timer(sd_event_source *source, uint64_t usec, void *userdata) {
         int r;
 
         if (w->is_alive(w->userdata))
-                (void) sd_notify(/* unset_environment= */ 0, "WATCHDOG=1"); /* when it fails we are restarted, rightly */
+                notify_manager("WATCHDOG=1");
         r = sd_event_source_set_time_relative(source, w->interval_usec);
         return r < 0 ? r : sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
 }

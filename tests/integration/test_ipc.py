@@ -567,6 +567,31 @@ def the_watchdog_is_fed_where_one_is_asked_for(folder):
 
 
 @test
+def a_service_manager_that_does_not_listen_stops_nothing(folder):
+    with harness.Hub(folder) as hub, harness.ChaosProxy(hub.mqtt_port) as proxy:
+        path = os.path.join(folder, "deaf")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as deaf:
+            deaf.bind(path)
+            d = Daemon(folder, hub, hub.create_device(), proxy.port)
+            log = open(d.log_path, "ab")
+            process = subprocess.Popen([IOTHUBD, "-c", d.config_path], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                       env={**os.environ, "NOTIFY_SOCKET": path})
+            log.close()
+            try:
+                wait_until(lambda: os.path.exists(d.socket), "the socket is there")
+                with Varlink(d.socket) as v:
+                    v.send("io.iothubd.Subscribe", more=True)
+                    for _ in range(20):  # more changes of state than a queue of datagrams holds
+                        while not v.receive()[0]["connected"]:
+                            pass
+                        proxy.cut()
+                        while v.receive()[0]["connected"]:
+                            pass
+            finally:
+                assert harness.stop_process(process) == 0
+
+
+@test
 def a_reload_takes_new_credentials(folder):
     path = os.path.join(folder, "connection-string")
     key = base64.b64encode(b"k" * 32).decode()

@@ -36,9 +36,9 @@
 #define THREAD_STACK_BYTES (512U * 1024U) /* name service modules want more than the smallest */
 #define TEXT_MAX 640U
 #define CONNACK_NONE (-1)
-#define PONG_USEC_MAX                                                                              \
-        (30 *                                                                                      \
-         USEC_PER_SEC) /* longest wait for PINGRESP; half the keep-alive where that is shorter */
+
+/* Longest wait for PINGRESP; half the keep-alive where that is shorter. */
+#define PONG_USEC_MAX (30 * USEC_PER_SEC)
 
 typedef enum Phase {
         PHASE_RESOLVING,
@@ -368,8 +368,8 @@ failed:
         return 0;
 }
 
-/* As above. A certificate that is not accepted is final: the other addresses are the same server's.
- */
+/* As above. A certificate that is not accepted is final: the other addresses are the same
+ * server's. */
 static int shake_hands(UplinkMosquitto *m, usec_t deadline_usec) {
         SSL *ssl = mosquitto_ssl_get(m->mosq);
         int fd = mosquitto_socket(m->mosq), r, error;
@@ -707,8 +707,7 @@ static usec_t pong_timeout(const UplinkMosquitto *m) {
         return MIN(m->keep_alive_usec / 2, PONG_USEC_MAX);
 }
 
-/* The library counts whole seconds; a second more makes sure that it agrees that a PINGREQ is due.
- */
+/* The library counts whole seconds; with one more it agrees that a PINGREQ is due. */
 static usec_t keep_alive_due(const UplinkMosquitto *m) {
         if (m->ping_usec > 0)
                 return usec_add(m->ping_usec, pong_timeout(m));

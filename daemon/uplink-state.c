@@ -85,7 +85,6 @@ static unsigned forget_connection(UplinkMachine *m) {
 
 static unsigned connect_now(UplinkMachine *m, const UplinkTimes *t, usec_t now) {
         forget_connection(m);
-        m->overdue = false;
         enter(m, UPLINK_STATE_RESOLVING, now, usec_add(now, t->connect_timeout_usec));
         return UPLINK_ACTION_CONNECT;
 }
@@ -106,6 +105,10 @@ static void prove(UplinkMachine *m) {
 static BackoffKind choose_backoff(UplinkMachine *m, UplinkErrorClass class, bool proven,
                                   unsigned *ret_attempt) {
         *ret_attempt = m->n_failed;
+        if (proven && m->n_short > UPLINK_SHORT_MAX) {
+                *ret_attempt = MIN(m->n_short - UPLINK_SHORT_MAX - 1, UPLINK_SHORT_ATTEMPT_MAX);
+                return BACKOFF_FAILED;
+        }
         if (proven)
                 return BACKOFF_LIVED;
         if (class == UPLINK_ERROR_REFUSED) {
@@ -133,6 +136,11 @@ static unsigned fail(UplinkMachine *m, const UplinkTimes *t, UplinkErrorClass cl
         m->last_class = class;
         if (is_stopping(m))
                 return stop_now(m, now);
+        if (m->was_connected) {
+                bool is_short = class == UPLINK_ERROR_CUT && now - m->connected_usec < UPLINK_SHORT_USEC;
+
+                m->n_short = is_short ? m->n_short + 1 : 0;
+        }
         kind = choose_backoff(m, class, m->proven, &attempt);
         m->attempt++;
         m->n_failed++;
@@ -162,6 +170,7 @@ static unsigned after_goodbye(UplinkMachine *m, const UplinkTimes *t, usec_t now
 
 static unsigned on_connected(UplinkMachine *m, usec_t token_life, usec_t now, uint64_t random) {
         m->was_connected = true;
+        m->connected_usec = now;
         enter(m, UPLINK_STATE_CONNECTED, now, USEC_INFINITY);
         if (token_life != USEC_INFINITY) {
                 usec_t percent = token_life / 100;
@@ -233,44 +242,45 @@ static unsigned on_clock_stepped(UplinkMachine *m, const UplinkTimes *t, usec_t 
         return m->state == UPLINK_STATE_HOLDING ? 0 : on_identity(m, t, now);
 }
 
+static unsigned on_timer_draining(UplinkMachine *m, const UplinkTimes *t, usec_t now,
+                                  uint64_t random) {
+        if (now < m->deadline_usec)
+                return UPLINK_ACTION_ABANDON | fail(m, t, UPLINK_ERROR_TIMEOUT, now, random);
+        return m->goodbye ? UPLINK_ACTION_ABANDON | after_goodbye(m, t, now) : say_goodbye(m, now);
+}
+
+static unsigned on_timer_connected(UplinkMachine *m, const UplinkTimes *t, usec_t now,
+                                   uint64_t random) {
+        if (now >= m->ack_usec)
+                return UPLINK_ACTION_ABANDON | fail(m, t, UPLINK_ERROR_TIMEOUT, now, random);
+        if (now >= m->deadline_usec) /* the stop's last part begins */
+                return drain(m, now, m->stop_usec);
+        if (now >= m->renew_usec)
+                return drain(m, now, usec_add(now, UPLINK_DRAIN_USEC));
+        prove(m); /* a quiet minute: nothing else is left that was due */
+        return 0;
+}
+
 static unsigned on_timer(UplinkMachine *m, const UplinkTimes *t, usec_t now, uint64_t random) {
+        UplinkErrorClass class;
+
         if (now < uplink_machine_deadline(m))
                 return 0;
 
         switch (m->state) {
         case UPLINK_STATE_HOLDING:
-        case UPLINK_STATE_BACKOFF: return connect_now(m, t, now);
-
+        case UPLINK_STATE_BACKOFF:
+                return connect_now(m, t, now);
         case UPLINK_STATE_RESOLVING:
         case UPLINK_STATE_CONNECTING:
-                m->overdue = false;
-                return UPLINK_ACTION_ABANDON |
-                       fail(m, t,
-                            m->state == UPLINK_STATE_RESOLVING ? UPLINK_ERROR_DNS
-                                                               : UPLINK_ERROR_TIMEOUT,
-                            now, random);
-
+                class = m->state == UPLINK_STATE_RESOLVING ? UPLINK_ERROR_DNS : UPLINK_ERROR_TIMEOUT;
+                return UPLINK_ACTION_ABANDON | fail(m, t, class, now, random);
         case UPLINK_STATE_CONNECTED:
+                return on_timer_connected(m, t, now, random);
         case UPLINK_STATE_DRAINING:
-                if (m->state == UPLINK_STATE_DRAINING && now >= m->deadline_usec)
-                        return m->goodbye ? UPLINK_ACTION_ABANDON | after_goodbye(m, t, now)
-                                          : say_goodbye(m, now);
-                if (now >= m->ack_usec) {
-                        m->overdue = true;
-                        return UPLINK_ACTION_ABANDON |
-                               fail(m, t, UPLINK_ERROR_TIMEOUT, now, random);
-                }
-                if (m->state == UPLINK_STATE_CONNECTED &&
-                    now >= m->deadline_usec) /* the stop's last part */
-                        return drain(m, now, m->stop_usec);
-                if (m->state == UPLINK_STATE_CONNECTED && now >= m->renew_usec)
-                        return drain(m, now, usec_add(now, UPLINK_DRAIN_USEC));
-                if (m->state == UPLINK_STATE_CONNECTED && !m->proven &&
-                    now >= m->since_usec + UPLINK_QUIET_USEC)
-                        prove(m);
+                return on_timer_draining(m, t, now, random);
+        default:
                 return 0;
-
-        default: return 0;
         }
 }
 
@@ -279,8 +289,8 @@ static unsigned on_timer(UplinkMachine *m, const UplinkTimes *t, usec_t now, uin
 static unsigned on_stop(UplinkMachine *m, usec_t span, usec_t now) {
         usec_t last = MIN(span / 2, UPLINK_DRAIN_USEC);
 
-        m->stop_usec = usec_add(
-                now, MIN(span, USEC_PER_DAY)); /* USEC_INFINITY means that none was asked for */
+        /* Never USEC_INFINITY, which means that no stop was asked for. */
+        m->stop_usec = usec_add(now, MIN(span, USEC_PER_DAY));
         m->renew_usec = USEC_INFINITY;
         switch (m->state) {
         case UPLINK_STATE_CONNECTED: m->deadline_usec = usec_sub(m->stop_usec, last); return 0;

@@ -29,13 +29,11 @@ const char *uplink_state_to_string(UplinkState s);
 typedef enum UplinkErrorClass {
         UPLINK_ERROR_NONE,
         UPLINK_ERROR_DNS,
-        UPLINK_ERROR_NETWORK, /* the system's own error: port closed, no route, reset while TLS was
-                                 set up */
-        UPLINK_ERROR_TIMEOUT, /* silence */
-        UPLINK_ERROR_TLS,     /* the certificate, or the handshake */
-        UPLINK_ERROR_CLOCK,   /* the certificate is not valid yet: our clock is behind */
-        UPLINK_ERROR_REFUSED, /* CONNACK 1, 2, 4, 5: retried slowly, the cause is a person's to find
-                               */
+        UPLINK_ERROR_NETWORK,     /* port closed, no route, reset while TLS was set up */
+        UPLINK_ERROR_TIMEOUT,     /* silence */
+        UPLINK_ERROR_TLS,         /* the certificate, or the handshake */
+        UPLINK_ERROR_CLOCK,       /* the certificate is not valid yet: our clock is behind */
+        UPLINK_ERROR_REFUSED,     /* CONNACK 1, 2, 4, 5: a person has to find the cause */
         UPLINK_ERROR_UNAVAILABLE, /* CONNACK 3 */
         UPLINK_ERROR_CUT,         /* the hub closed the connection */
         UPLINK_ERROR_QUOTA,       /* it does so at the first publish, whatever the message */
@@ -44,23 +42,36 @@ typedef enum UplinkErrorClass {
         _UPLINK_ERROR_INVALID = -EINVAL,
 } UplinkErrorClass;
 
-const char *
-uplink_error_class_to_string(UplinkErrorClass c); /* "dns", "network", ...; NULL for none */
+/* "dns", "network", ...; NULL for none. */
+const char *uplink_error_class_to_string(UplinkErrorClass c);
 
-#define UPLINK_DRAIN_USEC                                                                          \
-        (5 * USEC_PER_SEC) /* longest wait for PUBACKs before a renewal; reference: token renewal  \
-                            */
-#define UPLINK_GOODBYE_USEC (2 * USEC_PER_SEC) /* and for the DISCONNECT to leave */
-#define UPLINK_QUIET_USEC USEC_PER_MINUTE /* a connection that lived this long has proved itself   \
-                                           */
-#define UPLINK_HOLD_USEC (30 * USEC_PER_SEC) /* how often what holds it is looked at again */
-#define UPLINK_RENEW_PERCENT 80U /* of the token's life, minus up to UPLINK_RENEW_JITTER_PERCENT   \
-                                  */
+/* Longest waits for PUBACKs before a renewal (reference: "Token renewal") and for DISCONNECT to
+ * leave. */
+#define UPLINK_DRAIN_USEC (5 * USEC_PER_SEC)
+#define UPLINK_GOODBYE_USEC (2 * USEC_PER_SEC)
+
+/* A connection that lived this long has proved itself. */
+#define UPLINK_QUIET_USEC USEC_PER_MINUTE
+
+/* How often what holds the uplink is looked at again. */
+#define UPLINK_HOLD_USEC (30 * USEC_PER_SEC)
+
+/* Of the token's life, minus up to the jitter. */
+#define UPLINK_RENEW_PERCENT 80U
 #define UPLINK_RENEW_JITTER_PERCENT 5U
+
 /* Cuts before CONNACK, and after it, that count as ordinary failures; from then on the hub is taken
  * to be overloaded or over quota, and the long delays for that apply. */
 #define UPLINK_CUTS_EARLY 2U
 #define UPLINK_CUTS_LATE 6U
+
+/* A connection that ends sooner is short, whatever it achieved. Several in a row look like a second
+ * holder of the identity: each connect ends the other's connection, for ever (reference: "Facts
+ * that decide the design", 7). Then the quick first try after a cut makes it worse; the waits stay
+ * short enough for a link that is merely poor. */
+#define UPLINK_SHORT_USEC (30 * USEC_PER_SEC)
+#define UPLINK_SHORT_MAX 3U
+#define UPLINK_SHORT_ATTEMPT_MAX 4U
 
 typedef struct UplinkTimes {
         usec_t connect_timeout_usec; /* for everything from the name to CONNACK */
@@ -106,8 +117,7 @@ typedef enum UplinkAction {
 typedef struct UplinkMachine {
         UplinkState state;
         usec_t since_usec;
-        usec_t deadline_usec; /* end of the state: connect timeout, next try, end of draining, look
-                                 again */
+        usec_t deadline_usec; /* end of the state: connect timeout, next try, end of draining */
         usec_t renew_usec;    /* connected: the token wants to be renewed */
         usec_t ack_usec;      /* a PUBACK is overdue then; USEC_INFINITY: nothing is in flight */
         usec_t stop_usec;     /* the stop is over then; USEC_INFINITY: none was asked for */
@@ -115,12 +125,12 @@ typedef struct UplinkMachine {
         unsigned attempt;  /* tries in a row without success, which is a PUBACK or a quiet minute */
         unsigned n_failed; /* the same, since a link came up: how long to wait grows with it */
         unsigned n_cuts_early, n_cuts_late, n_refused; /* of the tries, by kind */
+        unsigned n_short; /* connections in a row that the hub cut within UPLINK_SHORT_USEC */
+        usec_t connected_usec;
         UplinkErrorClass last_class;
         bool was_connected; /* CONNACK 0 came */
         bool proven;        /* this connection had a PUBACK or lived a quiet minute */
         bool goodbye;       /* DISCONNECT is on its way */
-        bool overdue; /* why it was abandoned: a PUBACK is overdue (or else the connect timed out)
-                       */
 } UplinkMachine;
 
 typedef struct UplinkDecision {

@@ -8,8 +8,8 @@
 #include <openssl/x509_vfy.h>
 #include <openssl/x509v3.h>
 
-#define BUFFER_BYTES                                                                               \
-        (32 * 1024) /* a batch of 64 usual readings fits; what is larger goes out in pieces */
+/* A batch of 64 usual readings fits; what is larger goes out in pieces. */
+#define BUFFER_BYTES (32 * 1024)
 
 static bool is_address(const char *host) {
         struct in6_addr a;
@@ -105,8 +105,7 @@ int uplink_tls_context_new(const char *ca_file, UplinkTlsPeer *peer, SSL_CTX **r
         SSL_CTX_set_info_callback(ctx, on_handshake_start);
         SSL_CTX_set_options(ctx, SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION);
         SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
-        /* One read takes what many small records (a PUBACK each) brought; otherwise each costs two.
-         */
+        /* One read takes what many small records (a PUBACK each) brought; else each costs two. */
         SSL_CTX_set_read_ahead(ctx, 1);
         SSL_CTX_set_mode(ctx, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
         *ret = ctx;

@@ -19,9 +19,11 @@
 
 #define BATCH 64U /* measured: larger ones gain nothing, smaller ones cost wake-ups */
 #define TIMER_ACCURACY_USEC (10 * USEC_PER_MSEC)
-#define CLOCK_STEP_USEC_MIN                                                                        \
-        USEC_PER_MINUTE /* the hub forgives less than 5 minutes (reference: SAS tokens) */
 #define TOKEN_PROBE_USEC (10 * USEC_PER_SEC)
+
+/* Smaller steps leave a token as good as it was: the hub forgives up to 5 minutes (reference: "SAS
+ * token"). */
+#define CLOCK_STEP_USEC_MIN USEC_PER_MINUTE
 
 struct Uplink {
         sd_event *event;
@@ -41,7 +43,7 @@ struct Uplink {
         uint64_t token_expiry_sec; /* UINT64_MAX: a ready-made token, no fresh one can be had */
         uint64_t random;
 
-        int link_fd, netlink_fd, clock_fd;
+        int netlink_fd, clock_fd;
         sd_event_source *link_source, *timer_source, *netlink_source, *clock_source,
                 *stopped_source;
         usec_t armed_usec;
@@ -55,8 +57,7 @@ struct Uplink {
         UplinkErrorClass logged_class;
         unsigned n_unlogged, log_after;
         bool was_down;           /* not connected since the start, or lost it by accident */
-        LogRate connection_rate; /* a hub that cuts each connection at once must not fill the
-                                    journal */
+        LogRate connection_rate; /* a hub that cuts at once must not fill the journal */
 };
 
 static void dispatch(Uplink *u, const UplinkEvent *event);
@@ -216,7 +217,12 @@ static void on_link_ended(const UplinkMosquittoEnd *end, void *userdata) {
                                    "that is; its daily quota may be used up (it returns at 00:00 "
                                    "UTC), or its tier does not allow what is sent");
                 else
-                        note_error(u, class, "%s", end->text);
+                        note_error(u, class, "%s%s", end->text,
+                                   class == UPLINK_ERROR_CUT && was_connected &&
+                                                   u->machine.n_short >= UPLINK_SHORT_MAX
+                                           ? "; this happens again and again, is the device's "
+                                             "identity in use elsewhere?"
+                                           : "");
                 log_failure(u, was_connected);
         }
         /* A verdict needs the message in flight, setting aside one that is back in the queue. */
@@ -639,8 +645,7 @@ static usec_t clock_offset(void) {
         return now_usec(CLOCK_REALTIME) - now_usec(CLOCK_BOOTTIME);
 }
 
-/* A timer that only ends when the wall clock is set (TFD_TIMER_CANCEL_ON_SET, timerfd_create(2)).
- */
+/* A timer that only ends when the wall clock is set (TFD_TIMER_CANCEL_ON_SET, timerfd_create(2)). */
 static void arm_clock(Uplink *u) {
         struct itimerspec far = { .it_value.tv_sec = INT64_MAX / 1000000000 };
 

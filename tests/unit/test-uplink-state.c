@@ -325,6 +325,27 @@ TEST(connection_that_lived_is_tried_again_at_once) {
         ck_assert_uint_le(w.machine.deadline_usec, cut + times.backoff.min_usec);
 }
 
+TEST(second_holder_of_the_identity_slows_us_down) {
+        unsigned n_cuts = 0;
+        World w;
+
+        begin(&w, 13);
+        w.backlog = 1000000;
+        for (usec_t end = w.now + USEC_PER_HOUR; w.now < end;) {
+                live(&w, w.now + 5 * USEC_PER_SEC);
+                if (w.machine.state != UPLINK_STATE_CONNECTED || !w.machine.proven)
+                        continue;
+                n_cuts++;
+                fail_link(&w, UPLINK_ERROR_CUT);
+        }
+        ck_assert_uint_lt(n_cuts, 3600 / 12); /* once in 8 to 16 s, and the time to connect */
+        ck_assert_uint_gt(n_cuts, 3600 / 30);
+        live(&w, w.now + 2 * USEC_PER_MINUTE);
+        ck_assert_int_eq(w.machine.state, UPLINK_STATE_CONNECTED);
+        fail_link(&w, UPLINK_ERROR_CUT);
+        ck_assert_uint_le(w.machine.deadline_usec, w.now + times.backoff.min_usec);
+}
+
 TEST_LOOP(token_is_renewed_between_75_and_80_percent_of_its_life, 50) {
         World w;
         usec_t connected;

@@ -19,6 +19,7 @@ struct OutboxIo {
         ssize_t (*pread)(const OutboxIo *io, int fd, void *data, size_t n, uint64_t offset);
         ssize_t (*pwrite)(const OutboxIo *io, int fd, const void *data, size_t n, uint64_t offset);
         int (*ftruncate)(const OutboxIo *io, int fd, uint64_t size);
+        /* After a failure what is read is what the disk has, no longer what was written. */
         int (*fdatasync)(const OutboxIo *io, int fd);
         int (*fsync)(const OutboxIo *io, int fd); /* files and the directory itself */
         int (*renameat)(const OutboxIo *io, int dir_fd, const char *from, const char *to);

@@ -686,17 +686,16 @@ static void inode_crash(SimDisk *d, Inode *i) {
         }
 }
 
-/* The kernel reports the error once and forgets: the pages are clean now, whatever became of them. */
+/* The kernel reports the error once and forgets: the pages are clean now, whatever became of them, and what is read
+ * is what the disk has (the promise of the table; daemon/outbox-io.c drops the pages). */
 static void inode_sync_failed(SimDisk *d, Inode *i) {
-        bool evicted = random_one_in(&d->random, 2);
-
         if (i->is_dir) {
                 i->n_limbo = i->n_ops;
                 return;
         }
         pages_scatter(d, i);
         for (size_t p = 0; p < i->n_pages; p++) {
-                if (i->flags[p] & PAGE_DIRTY && evicted && p < pages_of(i->size))
+                if (i->flags[p] & PAGE_DIRTY && p < pages_of(i->size))
                         page_set(&i->now[p], i->disk[p]);
                 i->flags[p] &= (uint8_t) ~PAGE_DIRTY;
         }

@@ -104,6 +104,12 @@ static bool may_expire(const OutboxModel *m, const ModelMessage *x) {
         return m->realtime_usec >= usec_add(x->appended_realtime_usec, ttl);
 }
 
+/* An end that was recorded and never told counts, also where the clock of a later boot would not give it. */
+static void note_expiry(OutboxModel *m) {
+        for (size_t i = 0; i < m->n_messages; i++)
+                m->messages[i]->could_expire = m->messages[i]->could_expire || may_expire(m, m->messages[i]);
+}
+
 static bool must_expire(const OutboxModel *m, const ModelMessage *x) {
         usec_t ttl = ttl_of(m, x);
 
@@ -239,7 +245,7 @@ static void check_settled(OutboxModel *m, ModelMessage *x, const OutboxSettled *
                 outbox_model_fail(m, "%s is confirmed, by nobody", name_of(x));
         if (s->end == OUTBOX_END_REJECTED && !x->rejecting)
                 outbox_model_fail(m, "%s is rejected, by nobody", name_of(x));
-        if (s->end == OUTBOX_END_EXPIRED && !may_expire(m, x))
+        if (s->end == OUTBOX_END_EXPIRED && !may_expire(m, x) && !x->could_expire)
                 outbox_model_fail(m, "%s expired early", name_of(x));
         if (s->end == OUTBOX_END_DROPPED && (m->options.full != OUTBOX_FULL_DROP_OLDEST || x->lane == OUTBOX_LANE_URGENT))
                 outbox_model_fail(m, "%s was dropped", name_of(x));
@@ -376,6 +382,7 @@ void outbox_model_close(OutboxModel *m) {
 }
 
 void outbox_model_crash(OutboxModel *m, ModelCrash how) {
+        note_expiry(m);
         sim_disk_crash_now(m->disk);
         m->outbox = outbox_free(m->outbox);
         for (size_t i = 0; i < m->n_messages; i++) {
@@ -428,9 +435,7 @@ void outbox_model_run(OutboxModel *m) {
         if (!m->outbox)
                 return;
         m->n_runs++;
-        /* An end that was recorded and never told counts, also where the clock of a later boot would not give it. */
-        for (size_t i = 0; i < m->n_messages; i++)
-                m->messages[i]->could_expire = m->messages[i]->could_expire || may_expire(m, m->messages[i]);
+        note_expiry(m);
         for (;;) {
                 struct pollfd p = { .fd = outbox_fd(m->outbox), .events = POLLIN };
                 int r;
@@ -761,7 +766,8 @@ static void check_order(OutboxModel *m, ModelMessage *x) {
                 ModelMessage *y = m->messages[i];
 
                 if (y->lane != x->lane || !is_queued(y) || y->seq == 0 || y->seq >= x->seq || y->in_flight || y->aside ||
-                    y->out_of_order || y->rejecting || y->confirming || may_expire(m, y))
+                    y->out_of_order || y->rejecting || y->confirming || may_expire(m, y) ||
+                    (m->verifying && y->could_expire))
                         continue;
                 if (!may_be_dropped(m, y))
                         outbox_model_fail(m, "%s was handed out before %s", name_of(x), name_of(y));
@@ -943,19 +949,18 @@ void outbox_model_recover(OutboxModel *m) {
                 ModelMessage *x;
                 usec_t deadline;
                 OutboxStats s;
+                int r;
 
                 outbox_model_run(m);
                 if (sim_disk_is_crashed(m->disk))
                         return;
-                outbox_get_stats(m->outbox, &s);
                 x = outbox_model_message_new(m, OUTBOX_LANE_URGENT, 20, USEC_INFINITY);
-                if (outbox_model_append(m, &x, 1) == 0) {
-                        outbox_model_run(m);
-                        if (sim_disk_is_crashed(m->disk))
-                                return;
-                        if (x->state == MODEL_DURABLE)
-                                break;
-                } else if (s.is_full)
+                r = outbox_model_append(m, &x, 1);
+                outbox_model_run(m);
+                outbox_get_stats(m->outbox, &s);
+                if (sim_disk_is_crashed(m->disk))
+                        return;
+                if (x->state == MODEL_DURABLE || (r == -ENOSPC && s.is_full && s.disk_error == 0))
                         break;
                 if (turn == 399)
                         outbox_model_fail(m, "the disk works again and the outbox does not (disk_error %d)", s.disk_error);

@@ -71,14 +71,27 @@ static void lookup_run(OutboxJob *job) {
         j->has_receipt = j->receipt_error >= 0;
 }
 
+/* Whether its end is decided and not told yet: until then it counts as queued. */
+static bool end_is_open(Outbox *o, OutboxLane lane, const OutboxEntry *e) {
+        for (size_t i = 0; i < o->n_ends; i++)
+                if (o->ends[i].entry.seq == e->seq)
+                        return true;
+        for (size_t i = 0; i < o->n_drops; i++) {
+                const OutboxDrop *d = &o->drops[i];
+
+                if (d->lane == lane && e->lane_seq >= d->segment->first_lane_seq &&
+                    e->lane_seq <= d->segment->last_lane_seq && !outbox_settled_set_contains(&d->before, e->lane_seq))
+                        return true;
+        }
+        return false;
+}
+
 static void tell_lookup(Outbox *o, OutboxLookup *j) {
         OutboxSettled s = { 0 };
         char made[OUTBOX_MADE_ID_MAX + 1];
-        bool waits = j->found && !outbox_settled_set_contains(&o->lanes[j->lane].settled, j->entry.lane_seq);
+        bool waits = j->found && (!outbox_settled_set_contains(&o->lanes[j->lane].settled, j->entry.lane_seq) ||
+                                  end_is_open(o, j->lane, &j->entry));
 
-        for (size_t i = 0; i < o->n_ends && j->found; i++)
-                if (o->ends[i].entry.seq == j->entry.seq)
-                        waits = true; /* decided, not told yet */
         if (!waits && !j->has_receipt) {
                 j->callback(j->receipt_error < 0 ? j->receipt_error : -ENOENT, NULL, j->userdata);
                 return;

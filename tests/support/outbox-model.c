@@ -5,6 +5,7 @@
 #include <stdarg.h>
 
 #define TURNS_MAX 2000U /* of outbox_process() until it has to be at rest */
+#define ROOM_AGAIN_USEC (10 * USEC_PER_SEC) /* within which room on a disk that was full has to be seen */
 #define START_REALTIME ((usec_t) 1767225600 * USEC_PER_SEC) /* 2026-01-01, after any build date that matters */
 
 typedef struct Call {
@@ -200,7 +201,9 @@ static void on_durable(int error, uint64_t first, uint64_t last, uint64_t n_dupl
                 x->state = sim_disk_is_crashed(m->disk) ? MODEL_UNKNOWN : MODEL_FAILED;
                 x->failed_after = m->n_durable_batches;
         }
-        if (error != 0 && error != -ECANCELED && !m->trouble && !sim_disk_is_crashed(m->disk))
+        if (error == -ENOSPC && m->boottime_usec < usec_add(m->calm_since_usec, ROOM_AGAIN_USEC))
+                ; /* it was told that the disk is full, and does not ask at every message whether that is over */
+        else if (error != 0 && error != -ECANCELED && !m->trouble && !sim_disk_is_crashed(m->disk))
                 outbox_model_fail(m, "an append failed with %s and the disk works", strerror(-error));
         free(c->messages);
         free(c);
@@ -397,6 +400,7 @@ void outbox_model_crash(OutboxModel *m, ModelCrash how) {
                 sim_disk_reboot(m->disk);
         if (how == MODEL_REBOOTED) {
                 m->boot++;
+                m->calm_since_usec = 0;
                 m->boottime_usec = 5 * USEC_PER_SEC;
                 m->realtime_usec += 30 * USEC_PER_SEC;
         }
@@ -981,6 +985,7 @@ void outbox_model_recover(OutboxModel *m) {
                         outbox_model_fail(m, "%s was not rejected and is not set aside", name_of(x));
         }
         m->trouble = false;
+        m->calm_since_usec = m->boottime_usec;
 }
 
 /* After a start */

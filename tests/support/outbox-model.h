@@ -81,6 +81,7 @@ typedef struct OutboxModel {
         usec_t boottime_usec, realtime_usec;
         unsigned boot;
         bool trouble;       /* the disk fails, is full or read-only, or was so since the last recovery */
+        usec_t calm_since_usec; /* when the last trouble was over, on CLOCK_BOOTTIME */
         bool deliverable;   /* on_deliverable came */
         bool lookup_running;
         bool verifying;     /* right after a start */

@@ -137,7 +137,8 @@ static unsigned fail(UplinkMachine *m, const UplinkTimes *t, UplinkErrorClass cl
         if (is_stopping(m))
                 return stop_now(m, now);
         if (m->was_connected) {
-                bool is_short = class == UPLINK_ERROR_CUT && now - m->connected_usec < UPLINK_SHORT_USEC;
+                usec_t lived = now - m->connected_usec;
+                bool is_short = class == UPLINK_ERROR_CUT && lived < UPLINK_SHORT_USEC;
 
                 m->n_short = is_short ? m->n_short + 1 : 0;
         }
@@ -273,7 +274,8 @@ static unsigned on_timer(UplinkMachine *m, const UplinkTimes *t, usec_t now, uin
                 return connect_now(m, t, now);
         case UPLINK_STATE_RESOLVING:
         case UPLINK_STATE_CONNECTING:
-                class = m->state == UPLINK_STATE_RESOLVING ? UPLINK_ERROR_DNS : UPLINK_ERROR_TIMEOUT;
+                class = m->state == UPLINK_STATE_RESOLVING ? UPLINK_ERROR_DNS
+                                                           : UPLINK_ERROR_TIMEOUT;
                 return UPLINK_ACTION_ABANDON | fail(m, t, class, now, random);
         case UPLINK_STATE_CONNECTED:
                 return on_timer_connected(m, t, now, random);

@@ -25,6 +25,13 @@
  * token"). */
 #define CLOCK_STEP_USEC_MIN USEC_PER_MINUTE
 
+/* What a line about a failure has to be about. */
+typedef enum Failed {
+        FAILED_NOTHING,
+        FAILED_TRY,
+        FAILED_CONNECTION,
+} Failed;
+
 struct Uplink {
         sd_event *event;
         Outbox *outbox;
@@ -52,6 +59,7 @@ struct Uplink {
         /* for the status and the log */
         char *hub, *device, *module, *hold;
         usec_t state_since_realtime_usec, last_error_realtime_usec;
+        Failed failed; /* not logged yet */
         UplinkErrorClass last_class;
         char last_error[640];
         UplinkErrorClass logged_class;
@@ -82,50 +90,80 @@ static const char *identity(const Uplink *u) {
 
 /* What went wrong. */
 
+static const char *format_next_try(const Uplink *u, char *buf, size_t size) {
+        char span[FORMAT_TIMESPAN_MAX];
+        usec_t left;
+
+        *buf = '\0';
+        if (u->machine.state != UPLINK_STATE_BACKOFF)
+                return buf;
+        left = usec_sub(u->machine.deadline_usec, now_usec(CLOCK_BOOTTIME));
+        format_timespan(span, sizeof(span), left / USEC_PER_MSEC * USEC_PER_MSEC);
+        (void) snprintf(buf, size, "; next try in %s", span);
+        return buf;
+}
+
+static void log_disconnected(Uplink *u, const char *const *fields) {
+        uint64_t n_suppressed;
+        char next[128];
+
+        if (log_rate_pass(&u->connection_rate, &n_suppressed))
+                log_event(LOG_NOTICE, MSG_DISCONNECTED, fields, "Disconnected from the hub: %s%s%s",
+                          u->last_error, n_suppressed > 0 ? " (again and again)" : "",
+                          format_next_try(u, next, sizeof(next)));
+        u->logged_class = u->last_class;
+        u->n_unlogged = 0;
+        u->log_after = 1;
+}
+
 /* A lasting failure is told at its start, when its class changes, and then ever more rarely with
  * the count. */
-static void log_failure(Uplink *u, bool was_connected) {
+static void log_failed_try(Uplink *u, const char *const *fields) {
+        char next[128];
+
+        format_next_try(u, next, sizeof(next));
+        u->n_unlogged++;
+        if (u->logged_class != u->last_class)
+                u->log_after = 1;
+        else if (u->n_unlogged < u->log_after) {
+                log_debug("Try %u failed: %s%s", u->machine.attempt, u->last_error, next);
+                return;
+        }
+        if (u->n_unlogged > 1)
+                log_event(LOG_WARNING, MSG_CONNECT_FAILED, fields,
+                          "Still not connected after %u more tries: %s%s", u->n_unlogged,
+                          u->last_error, next);
+        else
+                log_event(LOG_WARNING, MSG_CONNECT_FAILED, fields, "%s%s", u->last_error, next);
+        u->logged_class = u->last_class;
+        u->log_after = MIN(u->log_after * 4, 1024U);
+        u->n_unlogged = 0;
+}
+
+/* Once it is decided when the next try follows. */
+static void log_failure(Uplink *u) {
         char device[256], class[64];
         const char *fields[] = { device, class, NULL };
-        uint64_t n_suppressed;
 
         (void) snprintf(device, sizeof(device), "IOTHUBD_DEVICE=%s", identity(u));
         (void) snprintf(class, sizeof(class), "IOTHUBD_ERROR_CLASS=%s",
                         strempty(uplink_error_class_to_string(u->last_class)));
-        if (was_connected) {
-                if (log_rate_pass(&u->connection_rate, &n_suppressed))
-                        log_event(LOG_NOTICE, MSG_DISCONNECTED, fields,
-                                  "Disconnected from the hub: %s%s", u->last_error,
-                                  n_suppressed > 0 ? " (again and again)" : "");
-                u->logged_class = u->last_class;
-                u->n_unlogged = 0;
-                u->log_after = 1;
-                u->was_down = true;
-                return;
-        }
-        u->n_unlogged++;
-        if (u->logged_class == u->last_class && u->n_unlogged < u->log_after) {
-                log_debug("Try %u to connect failed: %s", u->machine.attempt, u->last_error);
-                return;
-        }
-        if (u->logged_class != u->last_class)
-                u->log_after = 1;
-        if (u->n_unlogged > 1)
-                log_event(LOG_WARNING, MSG_CONNECT_FAILED, fields,
-                          "Still not connected after %u more tries: %s", u->n_unlogged,
-                          u->last_error);
+        if (u->failed == FAILED_CONNECTION)
+                log_disconnected(u, fields);
         else
-                log_event(LOG_WARNING, MSG_CONNECT_FAILED, fields, "%s", u->last_error);
-        u->logged_class = u->last_class;
-        u->log_after = MIN(u->log_after * 4, 1024U);
-        u->n_unlogged = 0;
+                log_failed_try(u, fields);
+        u->failed = FAILED_NOTHING;
         u->was_down = true;
 }
 
-static void note_error(Uplink *u, UplinkErrorClass class, const char *format, ...) _printf_(3, 4);
-static void note_error(Uplink *u, UplinkErrorClass class, const char *format, ...) {
+/* The line is logged at the end of dispatch(). */
+static void note_error(Uplink *u, Failed failed, UplinkErrorClass class, const char *format, ...)
+        _printf_(4, 5);
+static void note_error(Uplink *u, Failed failed, UplinkErrorClass class, const char *format,
+                       ...) {
         va_list ap;
 
+        u->failed = failed;
         u->last_class = class;
         u->last_error_realtime_usec = now_usec(CLOCK_REALTIME);
         va_start(ap, format);
@@ -206,24 +244,24 @@ static UplinkErrorClass suspect(Uplink *u, UplinkErrorClass class, UplinkSuspect
 static void on_link_ended(const UplinkMosquittoEnd *end, void *userdata) {
         Uplink *u = userdata;
         bool goodbye = u->machine.goodbye, was_connected = u->machine.was_connected;
+        Failed failed = was_connected ? FAILED_CONNECTION : FAILED_TRY;
         UplinkSuspectPlan plan;
         UplinkErrorClass class;
 
         class = suspect(u, end->class, &plan);
         if (!goodbye) {
                 if (class == UPLINK_ERROR_QUOTA)
-                        note_error(u, class,
+                        note_error(u, failed, class,
                                    "The hub cuts the connection at the first message, whichever "
                                    "that is; its daily quota may be used up (it returns at 00:00 "
                                    "UTC), or its tier does not allow what is sent");
                 else
-                        note_error(u, class, "%s%s", end->text,
+                        note_error(u, failed, class, "%s%s", end->text,
                                    class == UPLINK_ERROR_CUT && was_connected &&
                                                    u->machine.n_short >= UPLINK_SHORT_MAX
                                            ? "; this happens again and again, is the device's "
                                              "identity in use elsewhere?"
                                            : "");
-                log_failure(u, was_connected);
         }
         /* A verdict needs the message in flight, setting aside one that is back in the queue. */
         if (plan.n_steps > 0 && plan.steps[0].verb == UPLINK_SUSPECT_REJECT) {
@@ -421,10 +459,9 @@ static bool start_attempt(Uplink *u, UplinkEvent *ret_next) {
         if (r >= 0)
                 return false;
 
-        note_error(u, UPLINK_ERROR_LOCAL, "Cannot start to connect: %s",
+        note_error(u, FAILED_TRY, UPLINK_ERROR_LOCAL, "Cannot start to connect: %s",
                    r == -EBUSY ? "earlier look-ups of the hub's name hang; check the name server"
                                : strerror(-r));
-        log_failure(u, false);
         *ret_next = (UplinkEvent) { .type = UPLINK_EVENT_ENDED, .class = UPLINK_ERROR_LOCAL };
         return true;
 }
@@ -478,14 +515,14 @@ static void on_outbox_refused(Uplink *u, int error) {
                 send_event(u, UPLINK_EVENT_HOLD);
                 return;
         }
-        note_error(u, UPLINK_ERROR_LOCAL, "Cannot read from the outbox: %s", strerror(-error));
-        log_failure(u, true);
+        note_error(u, FAILED_CONNECTION, UPLINK_ERROR_LOCAL, "Cannot read from the outbox: %s",
+                   strerror(-error));
         drop_link(u);
         dispatch(u, &(UplinkEvent) { .type = UPLINK_EVENT_ENDED, .class = UPLINK_ERROR_LOCAL });
 }
 
-/* Nothing is in flight and the outbox gave nothing. It may still be reading from the disk; only what
- * is set aside does not count. */
+/* Nothing is in flight and the outbox gave nothing. It may still be reading from the disk; only
+ * what is set aside does not count. */
 static void on_empty(Uplink *u) {
         UplinkSuspectPlan plan;
         OutboxStats stats;
@@ -560,15 +597,13 @@ static void note_given_up(Uplink *u, const UplinkMachine *before) {
                 return;
         if (before->was_connected) {
                 format_timespan(span, sizeof(span), u->times.ack_timeout_usec);
-                note_error(u, UPLINK_ERROR_TIMEOUT,
+                note_error(u, FAILED_CONNECTION, UPLINK_ERROR_TIMEOUT,
                            "The hub confirmed nothing for %s, taking the connection for dead",
                            span);
-                log_failure(u, true);
                 return;
         }
         uplink_mosquitto_phase(u->link, text, sizeof(text), &class);
-        note_error(u, class, "%s", text);
-        log_failure(u, false);
+        note_error(u, FAILED_TRY, class, "%s", text);
 }
 
 static bool perform(Uplink *u, unsigned actions, const UplinkMachine *before,
@@ -619,6 +654,8 @@ static void dispatch(Uplink *u, const UplinkEvent *event) {
                 more = perform(u, d.actions, &before, &next);
         }
         arm_timer(u);
+        if (u->failed != FAILED_NOTHING)
+                log_failure(u);
         if (u->machine.state == state)
                 return;
         u->state_since_realtime_usec = now_usec(CLOCK_REALTIME);
@@ -645,7 +682,7 @@ static usec_t clock_offset(void) {
         return now_usec(CLOCK_REALTIME) - now_usec(CLOCK_BOOTTIME);
 }
 
-/* A timer that only ends when the wall clock is set (TFD_TIMER_CANCEL_ON_SET, timerfd_create(2)). */
+/* A timer that only ends when the wall clock is set: TFD_TIMER_CANCEL_ON_SET, timerfd_create(2). */
 static void arm_clock(Uplink *u) {
         struct itimerspec far = { .it_value.tv_sec = INT64_MAX / 1000000000 };
 

@@ -155,7 +155,7 @@ TEST(roots_of_the_system_are_used_without_a_ca_file) {
         Fixture f;
 
         begin(&f, &(SinkBrokerOptions) {}, 5, 10);
-        ck_assert_int_eq(setenv("SSL_CERT_FILE", f.ca_file, true), 0); /* what OpenSSL takes for them */
+        ck_assert_int_eq(setenv("SSL_CERT_FILE", f.ca_file, true), 0); /* OpenSSL obeys it */
         f.options.ca_file = NULL;
         start(&f, "localhost");
         wait_for(&f, books(&f).n_confirmed == 5);

@@ -36,6 +36,18 @@ def a_failure_a_crash_and_a_missing_result_are_failures(folder):
 
 
 @test
+def a_program_without_tap_counts_by_its_exit_code(folder):
+    os.makedirs(os.path.join(folder, "meson-info"))
+    with open(os.path.join(folder, "meson-info", "intro-tests.json"), "w", encoding="utf-8") as f:
+        json.dump([{"name": "t0", "protocol": "exitcode"}, {"name": "t1", "protocol": "tap"}], f)
+    logs = os.path.join(folder, "meson-logs")
+    os.mkdir(logs)
+    assert tap_sum(logs, ("OK", "fine\n"), ("OK", "1..1\nok 1\n")) == (0, "2 passed, 0 failed, 0 skipped")
+    assert tap_sum(logs, ("FAIL", "ok 1\n"), ("OK", "1..1\nok 1\n")) == (1, "1 passed, 1 failed, 0 skipped")
+    assert tap_sum(logs, ("SKIP", ""), ("OK", "")) == (1, "0 passed, 1 failed, 1 skipped")
+
+
+@test
 def nothing_run_is_not_green(folder):
     assert tap_sum(folder) == (1, "0 passed, 0 failed, 0 skipped")
     assert tap_sum(folder, ("SKIP", "1..0 # SKIP nothing here\n")) == (1, "0 passed, 0 failed, 1 skipped")

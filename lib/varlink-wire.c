@@ -8,6 +8,9 @@
 
 #include <assert.h>
 
+/* Different names with one hash. In the largest frame one such pair is a chance of 1 in 250; whoever has more computed
+ * them, so that each name is compared with each over its whole length. */
+#define COLLISIONS_MAX 16U
 #define READER_KEEP_BYTES (16U * 1024U) /* an empty reader holds on to no more than this */
 
 typedef struct Key {
@@ -21,6 +24,7 @@ typedef struct Checker {
         size_t n_elements;
         size_t depth;
         size_t n_keys; /* of all open objects; an object's are dropped when it ends */
+        size_t n_collisions;
         const char *reason;
         Key keys[VARLINK_KEYS_MAX + 64U];
 } Checker;
@@ -288,9 +292,14 @@ static int check_key(Checker *c, const char *end, size_t first_key) {
         key->hash = key_hash(key, escaped, &nul);
         if (nul)
                 return bad(c, "NUL in a field name"); /* json-c would cut the name there */
-        for (size_t i = first_key; i < c->n_keys; i++)
-                if (c->keys[i].hash == key->hash && key_equal(&c->keys[i], key))
+        for (size_t i = first_key; i < c->n_keys; i++) {
+                if (c->keys[i].hash != key->hash)
+                        continue;
+                if (key_equal(&c->keys[i], key))
                         return bad(c, "duplicate field in an object");
+                if (++c->n_collisions > COLLISIONS_MAX)
+                        return too_big(c, "field names made to look alike");
+        }
         c->n_keys++;
 
         skip_space(c);
@@ -441,7 +450,7 @@ int varlink_frame_check(const char *data, size_t n, const char **reterr_reason) 
         assert(data[n] == 0);
 
         c.p = data;
-        c.n_elements = c.depth = c.n_keys = 0;
+        c.n_elements = c.depth = c.n_keys = c.n_collisions = 0;
         c.reason = NULL;
         skip_space(&c);
         r = *c.p == '{' ? check_value(&c, data + n) : bad(&c, "not a JSON object");
@@ -512,6 +521,14 @@ bool varlink_reader_has_frame(VarlinkReader *r) {
         return nul;
 }
 
+bool varlink_reader_peek(VarlinkReader *r, const char **ret, size_t *ret_size) {
+        if (!varlink_reader_has_frame(r))
+                return false;
+        *ret = (const char *) r->buffer.data + r->offset;
+        *ret_size = r->searched - r->offset;
+        return true;
+}
+
 static void consume_frame(VarlinkReader *r) {
         r->offset = ++r->searched;
         if (r->offset < r->buffer.size)
@@ -547,11 +564,8 @@ int varlink_reader_next(VarlinkReader *r, struct json_object **ret, size_t *ret_
         size_t n;
         int error;
 
-        if (!varlink_reader_has_frame(r))
+        if (!varlink_reader_peek(r, &data, &n))
                 return 0;
-
-        data = (const char *) r->buffer.data + r->offset;
-        n = r->searched - r->offset;
         error = varlink_frame_check(data, n, reterr_reason);
         if (error >= 0)
                 error = parse_checked(data, n, ret, reterr_reason);
@@ -570,7 +584,7 @@ int varlink_call_parse(struct json_object *message, VarlinkCall *ret) {
             json_get_object(message, "parameters", &call.parameters) < 0 ||
             json_get_bool(message, "more", &call.more) < 0 ||
             json_get_bool(message, "oneway", &call.oneway) < 0 ||
-            json_get_bool(message, "upgrade", &call.upgrade) < 0)
+            json_get_bool(message, "upgrade", &call.upgrade) < 0 || (call.more && call.oneway))
                 return -EBADMSG;
         if (!call.parameters) {
                 call.parameters = json_object_new_object();

@@ -44,6 +44,10 @@ static inline size_t varlink_reader_allocated(const VarlinkReader *r) {
 /* Whether a message waits to be read, without reading it. */
 bool varlink_reader_has_frame(VarlinkReader *r);
 
+/* The text of the message that would be read next, without its NUL; false when there is none. Borrowed until the reader
+ * is used again. */
+bool varlink_reader_peek(VarlinkReader *r, const char **ret, size_t *ret_size);
+
 /* Next whole message: 1 (*ret is the caller's), 0 (none whole yet), -EBADMSG (no JSON object, invalid UTF-8,
  * a lone surrogate escape, a duplicate key, too deep; *reterr_reason is static text), -E2BIG (more than
  * VARLINK_ELEMENTS_MAX or VARLINK_KEYS_MAX) or -ENOMEM. After -EBADMSG or -E2BIG the frame is consumed.
@@ -60,7 +64,7 @@ typedef struct VarlinkCall {
         bool more, oneway, upgrade;
 } VarlinkCall;
 
-/* 0 or -EBADMSG. */
+/* 0 or -EBADMSG (also: "more" and "oneway" together). */
 int varlink_call_parse(struct json_object *message, VarlinkCall *ret);
 
 /* Append a frame with its NUL. parameters: borrowed, NULL for none. 0 or -ENOMEM. */

@@ -137,6 +137,65 @@ TEST(fields_of_an_object_are_bounded) {
         assert_error(check_text(above), -E2BIG);
 }
 
+static uint32_t fnv(uint32_t h, const char *s) {
+        for (; *s; s++)
+                h = (h ^ (uint8_t) *s) * 16777619U;
+        return h;
+}
+
+typedef struct Block {
+        uint32_t hash;
+        unsigned number;
+} Block;
+
+static int compare_blocks(const void *a, const void *b) {
+        const Block *x = a, *y = b;
+
+        return x->hash < y->hash ? -1 : x->hash > y->hash;
+}
+
+/* Two texts that lead from one state of the hash to the same next one. Returns that. */
+static uint32_t find_pair(uint32_t h, char first[static 9], char second[static 9]) {
+        const unsigned n = 300000; /* ten pairs are expected */
+        _cleanup_free_ Block *blocks = reallocarray(NULL, n, sizeof(*blocks));
+
+        ck_assert_ptr_nonnull(blocks);
+        for (unsigned i = 0; i < n; i++) {
+                (void) snprintf(first, 9, "%08x", i * 2654435761U);
+                blocks[i] = (Block) { .hash = fnv(h, first), .number = i * 2654435761U };
+        }
+        qsort(blocks, n, sizeof(*blocks), compare_blocks);
+        for (unsigned i = 1; i < n; i++)
+                if (blocks[i].hash == blocks[i - 1].hash) {
+                        (void) snprintf(first, 9, "%08x", blocks[i - 1].number);
+                        (void) snprintf(second, 9, "%08x", blocks[i].number);
+                        return blocks[i].hash;
+                }
+        ck_abort_msg("no pair");
+}
+
+/* Comparing each with each over the whole length would hold the loop for seconds. */
+TEST(field_names_computed_to_have_one_hash_are_refused) {
+        _cleanup_(buffer_done) Buffer b = {};
+        char pairs[5][2][9];
+        uint32_t h = 2166136261U;
+
+        for (size_t i = 0; i < ELEMENTSOF(pairs); i++)
+                h = find_pair(h, pairs[i][0], pairs[i][1]);
+        for (unsigned n = 4; n <= 32; n *= 8) {
+                b.size = 0;
+                assert_ok(buffer_append_string(&b, "{\"o\":{"));
+                for (unsigned i = 0; i < n; i++) {
+                        assert_ok(buffer_append_string(&b, i > 0 ? ",\"" : "\""));
+                        for (size_t k = 0; k < ELEMENTSOF(pairs); k++)
+                                assert_ok(buffer_append_string(&b, pairs[k][i >> k & 1]));
+                        assert_ok(buffer_append_string(&b, "\":0"));
+                }
+                assert_ok(buffer_append(&b, "}}", sizeof("}}")));
+                assert_error(check_text((const char *) b.data), n == 4 ? 0 : -E2BIG);
+        }
+}
+
 TEST(depth_is_bounded) {
         char text[256];
 

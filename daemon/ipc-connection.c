@@ -15,6 +15,7 @@
 #include "daemon/ipc-server-private.h"
 
 #define TRIM_FRAME_BYTES 4096U /* parsing a smaller call takes too little memory to look after it */
+#define TINY_FRAME_BYTES 1024U /* parsed where larger ones must wait */
 
 static int on_io(sd_event_source *source, int fd, uint32_t revents, void *userdata);
 
@@ -85,7 +86,8 @@ unsigned ipc_connection_idleness(const IpcConnection *c) {
 }
 
 void ipc_connection_charge(IpcConnection *c) {
-        uint64_t bytes = varlink_reader_allocated(&c->reader) + c->held_size + c->out.allocated + c->append_bytes;
+        uint64_t bytes = varlink_reader_allocated(&c->reader) + c->held_size + c->out.allocated + c->append_bytes +
+                         c->n_calls * sizeof(IpcCall) + c->frames_bytes;
 
         if (c->streaming && c->calls_head)
                 bytes += c->calls_head->ends.allocated;
@@ -152,10 +154,12 @@ static void calls_advance(IpcConnection *c) {
                 (void) ipc_call_free(call);
 
                 call = c->calls_head;
-                if (call && buffer_append(&c->out, call->frames.data, call->frames.size) < 0)
+                if (!call)
+                        break;
+                if (buffer_append(&c->out, call->frames.data, call->frames.size) < 0)
                         c->failed = true;
-                if (call)
-                        buffer_done(&call->frames);
+                c->frames_bytes -= call->frames.size;
+                buffer_done(&call->frames);
         }
 }
 
@@ -184,43 +188,42 @@ static Buffer *call_out(IpcCall *call) {
         return c->calls_head == call ? &c->out : &call->frames;
 }
 
-static void note_failure(IpcCall *call, int r) {
+/* One frame was appended to out. */
+static void note_frame(IpcCall *call, const Buffer *out, size_t before, int r) {
         if (r < 0)
                 call->connection->failed = true;
+        if (out == &call->frames)
+                call->connection->frames_bytes += out->size - before;
 }
 
 void ipc_call_reply(IpcCall *call, struct json_object *parameters) {
         Buffer *out = call_out(call);
+        size_t before = out ? out->size : 0;
 
         if (out)
-                note_failure(call, varlink_append_reply(out, parameters, false));
+                note_frame(call, out, before, varlink_append_reply(out, parameters, false));
         call_end(call);
-}
-
-void ipc_call_reply_more(IpcCall *call, struct json_object *parameters) {
-        Buffer *out = call_out(call);
-
-        if (!out)
-                return;
-        note_failure(call, varlink_append_reply(out, parameters, true));
-        ipc_connection_schedule(call->connection);
 }
 
 void ipc_call_error(IpcCall *call, const char *name, struct json_object *parameters) {
         Buffer *out = call_out(call);
+        size_t before = out ? out->size : 0;
 
         if (out)
-                note_failure(call, varlink_append_error(out, name, parameters));
+                note_frame(call, out, before, varlink_append_error(out, name, parameters));
         call_end(call);
 }
 
 void ipc_call_reply_text(IpcCall *call, const char *parameters, bool continues) {
         Buffer *out = call_out(call);
+        size_t before = out ? out->size : 0;
+        int r;
 
         if (out) {
-                note_failure(call, buffer_appendf(out, "{\"parameters\":{%s}%s}", parameters,
-                                                  continues ? ",\"continues\":true" : ""));
-                note_failure(call, buffer_append(out, "", 1)); /* the NUL that ends a frame */
+                r = buffer_appendf(out, "{\"parameters\":{%s}%s}", parameters, continues ? ",\"continues\":true" : "");
+                if (r >= 0)
+                        r = buffer_append(out, "", 1); /* the NUL that ends a frame */
+                note_frame(call, out, before, r);
         }
         if (!continues)
                 call_end(call);
@@ -231,24 +234,43 @@ void ipc_call_reply_text(IpcCall *call, const char *parameters, bool continues) 
 /* Taking calls. */
 
 static bool has_room_for_replies(const IpcConnection *c) {
-        return c->n_calls < IPC_CALLS_MAX && ipc_connection_unread(c) < IPC_OUT_BYTES_MAX && !c->streaming;
+        return c->n_calls < IPC_CALLS_MAX && ipc_connection_unread(c) + c->frames_bytes < IPC_OUT_BYTES_MAX &&
+               !c->streaming;
 }
 
-/* Until the server tells that the outbox or a budget has room again. */
-static void connection_wait(IpcConnection *c) {
-        c->waiting = c->server->any_waiting = true;
+/* Until the server tells that the outbox, or else a budget, has room again. */
+static void connection_wait(IpcConnection *c, bool for_outbox) {
+        c->waits_for_outbox = for_outbox;
+        ipc_server_add_waiting(c->server, c);
+}
+
+/* Whether a call that comes with others still under way must wait for these. */
+static bool must_be_alone(const IpcConnection *c, const VarlinkCall *v) {
+        return c->calls_head && !ipc_method_is_concurrent(v);
+}
+
+/* Whether it is too large for a call that is held while others are under way: parsed, it takes much more room. */
+static bool is_too_large(const IpcConnection *c, const VarlinkCall *v) {
+        return c->held_size > IPC_SMALL_FRAME_BYTES && (must_be_alone(c, v) || !ipc_method_is_send(v));
 }
 
 /* Runs the held message. 0, or -EAGAIN: it stays held. */
 static int run_held(IpcConnection *c) {
-        bool small = c->held_size <= IPC_SMALL_FRAME_BYTES;
+        bool too_large;
         VarlinkCall v;
         IpcCall *call;
         int r;
 
         r = varlink_call_parse(c->held, &v);
-        if (r >= 0 && c->calls_head && small && !ipc_method_is_concurrent(&v))
+        too_large = r >= 0 && is_too_large(c, &v);
+        if (r >= 0 && must_be_alone(c, &v) && !too_large) {
+                c->blocked = true; /* the last of the others schedules the connection */
                 return -EAGAIN;
+        }
+        if (r >= 0 && c->server->outbox_busy && ipc_method_is_send(&v)) {
+                connection_wait(c, true);
+                return -EAGAIN;
+        }
 
         call = call_new(c, c->held_size);
         if (!call) {
@@ -257,9 +279,11 @@ static int run_held(IpcConnection *c) {
         }
         c->had_call = true;
         if (r < 0)
-                ipc_method_refuse(call, r, "method, parameters or a flag is missing or has the wrong type");
-        else if (!small && !ipc_method_is_concurrent(&v))
-                ipc_method_refuse(call, -E2BIG, "only Send takes calls of this size");
+                ipc_method_refuse(call, r, "method, parameters or a flag is missing, has the wrong type or contradicts "
+                                           "another");
+        else if (too_large)
+                ipc_method_refuse(call, -E2BIG,
+                                  "only Send takes calls of this size, with \"more\" when no other call is under way");
         else {
                 call->more = c->streaming = v.more;
                 call->oneway = v.oneway;
@@ -267,6 +291,7 @@ static int run_held(IpcConnection *c) {
                 if (r == -EAGAIN) {
                         c->streaming = false;
                         call_forget(c, call);
+                        connection_wait(c, true);
                         return -EAGAIN;
                 }
         }
@@ -276,6 +301,17 @@ static int run_held(IpcConnection *c) {
         return 0;
 }
 
+/* Parsed messages take much more room than their text, so they must not pile up while the outbox has none. What is
+ * small and no Send is answered meanwhile: whoever asks why nothing moves must not wait for that, too. */
+static bool may_parse(IpcConnection *c) {
+        const char *text;
+        size_t n;
+
+        if (!c->server->outbox_busy)
+                return true;
+        return varlink_reader_peek(&c->reader, &text, &n) && n <= TINY_FRAME_BYTES && !memmem(text, n, "Send", 4);
+}
+
 /* Parses the next message into held. 1, 0 when there is none, or -EAGAIN when parsing must wait. */
 static int next_message(IpcConnection *c) {
         const char *reason = NULL;
@@ -283,11 +319,10 @@ static int next_message(IpcConnection *c) {
         IpcCall *call;
         int r;
 
-        if (c->server->outbox_busy) {
-                /* Parsed messages take much more room than their text, so they must not pile up. */
-                if (!varlink_reader_has_frame(&c->reader))
-                        return 0;
-                connection_wait(c);
+        if (!varlink_reader_has_frame(&c->reader))
+                return 0;
+        if (!may_parse(c)) {
+                connection_wait(c, true);
                 return -EAGAIN;
         }
         r = varlink_reader_next(&c->reader, &c->held, &size, &reason);
@@ -316,10 +351,8 @@ static void take_calls(IpcConnection *c) {
                 if (!c->held)
                         continue;
                 big = c->held_size > TRIM_FRAME_BYTES;
-                if (run_held(c) < 0) {
-                        connection_wait(c);
+                if (run_held(c) < 0)
                         return;
-                }
                 if (big)
                         ipc_server_trim_later(c->server);
         }
@@ -334,8 +367,14 @@ void ipc_connection_write(IpcConnection *c) {
 
                 if (n < 0 && errno == EINTR)
                         continue;
-                if (n < 0 && errno == EAGAIN)
+                if (n < 0 && errno == EAGAIN) {
+                        /* A client that is always a little behind would let what was sent pile up. */
+                        if (c->out_offset >= IPC_OUT_BYTES_MAX / 4) {
+                                buffer_consume(&c->out, c->out_offset);
+                                c->out_offset = 0;
+                        }
                         return;
+                }
                 if (n < 0) {
                         c->hung_up = true;
                         break;
@@ -425,7 +464,8 @@ static bool is_finished(IpcConnection *c) {
 
 void ipc_connection_run(IpcConnection *c) {
         c->running = true;
-        c->waiting = false;
+        c->blocked = false;
+        ipc_server_remove_waiting(c->server, c);
         ipc_connection_write(c);
         take_calls(c);
         if (c->calls_head && c->calls_head->wait == IPC_WAIT_STREAM)
@@ -433,13 +473,16 @@ void ipc_connection_run(IpcConnection *c) {
         refuse_too_long(c);
         ipc_connection_write(c);
         ipc_connection_charge(c);
+        if (ipc_connection_unread(c) >= IPC_OUT_BYTES_MAX && ipc_server_is_over_budget(c->server, c))
+                c->failed = true; /* it makes its calls answer more than it reads */
         if (wants_input(c) && !ipc_server_has_budget(c->server, c, IPC_READ_BYTES))
-                connection_wait(c);
+                connection_wait(c, false);
         update_events(c);
         c->running = false;
         if (is_finished(c))
                 (void) ipc_connection_free(c);
-        else if (!c->held && !c->waiting && has_room_for_replies(c) && varlink_reader_has_frame(&c->reader))
+        else if (!c->waiting && !c->blocked && has_room_for_replies(c) &&
+                 (c->held || varlink_reader_has_frame(&c->reader)))
                 /* The socket took the replies, so there is room again and no event to tell. Others get their turn
                  * before it goes on. */
                 ipc_connection_schedule(c);

@@ -62,6 +62,7 @@ struct IpcConnection {
         size_t out_offset;
         IpcCall *calls_head, *calls_tail;
         size_t n_calls;
+        size_t frames_bytes;   /* replies that gather in calls behind the first */
         uint64_t append_bytes; /* frames whose messages wait for the disk */
         uint64_t charged;      /* bytes in the budgets of user and server */
         uint64_t progress;     /* the server's tick when it last got or took bytes */
@@ -69,7 +70,10 @@ struct IpcConnection {
         IpcConnection *run_next; /* of those whose run is due */
         bool scheduled;    /* it is due */
         bool running;
-        bool waiting;      /* for the budget or the outbox */
+        bool waiting;      /* for a budget or the outbox, in the server's list of these ... */
+        bool waits_for_outbox;
+        IpcConnection *wait_prev, *wait_next;
+        bool blocked;      /* ... or, with a call held, for those before it */
         bool streaming;    /* a call with "more" is under way: what follows it waits */
         bool input_over;   /* nothing more will be read: end of file or a frame too long */
         bool too_long;     /* a frame is too long, and that has not been said yet */
@@ -107,7 +111,6 @@ unsigned ipc_connection_idleness(const IpcConnection *c);
 /* Replies to a call, in its turn. parameters: borrowed, NULL for none. The last one ends the call, which must not be
  * used afterwards; all of them accept calls whose connection is gone. */
 void ipc_call_reply(IpcCall *call, struct json_object *parameters);
-void ipc_call_reply_more(IpcCall *call, struct json_object *parameters);
 void ipc_call_error(IpcCall *call, const char *name, struct json_object *parameters);
 
 /* The same with the text of the parameters, without braces, for what comes a hundred thousand times a second. */

@@ -14,6 +14,8 @@
 #define INTERFACE "io.iothubd"
 /* 2025-01-01: a clock that reads less runs from its reset value, and "taken in 1970" is worse than no time. */
 #define CLOCK_PLAUSIBLE_USEC (1735689600U * USEC_PER_SEC)
+/* What comes from here on has no place in the four digits of $.ctime. */
+#define YEAR_10000_USEC (UINT64_C(253402300800) * USEC_PER_SEC)
 
 /* https://varlink.org/Service; the interface that every service has. */
 static const char service_text[] =
@@ -210,13 +212,13 @@ static int get_lane(SendBatch *b, struct json_object *v, OutboxMessage *m) {
         return m->lane < 0 ? refuse_field(b, "lane", "must be urgent, normal or bulk") : 0;
 }
 
-static int get_usec(SendBatch *b, const char *field, struct json_object *v, usec_t min, usec_t *ret) {
+static int get_usec(SendBatch *b, const char *field, struct json_object *v, usec_t min, usec_t max, usec_t *ret) {
         int64_t n;
 
         if (!json_object_is_type(v, json_type_int))
                 return refuse_field(b, field, "must be an integer, in microseconds");
         n = json_object_get_int64(v);
-        if (n < (int64_t) min || n == INT64_MAX)
+        if (n < (int64_t) min || n >= (int64_t) max)
                 return refuse_field(b, field, "out of range");
         *ret = (usec_t) n;
         return 0;
@@ -241,9 +243,9 @@ static int get_field(SendBatch *b, const char *name, struct json_object *v, HubM
         if (streq(name, "lane"))
                 return get_lane(b, v, m);
         if (streq(name, "timeToLiveUSec"))
-                return get_usec(b, "timeToLiveUSec", v, 1, &m->time_to_live_usec);
+                return get_usec(b, "timeToLiveUSec", v, 1, INT64_MAX, &m->time_to_live_usec);
         if (streq(name, "creationTimeUSec"))
-                return get_usec(b, "creationTimeUSec", v, 0, &h->creation_time_usec);
+                return get_usec(b, "creationTimeUSec", v, 0, YEAR_10000_USEC, &h->creation_time_usec);
         return refuse_field(b, name, "no field of a message");
 }
 
@@ -369,7 +371,7 @@ static int send_append(IpcServer *s, IpcCall *call, const SendBatch *b, const Ou
                 return 0;
         }
         if (r == -ENOBUFS && s->n_appends > 0) {
-                s->outbox_busy = true;
+                s->outbox_busy = true; /* until an append is done */
                 return -EAGAIN;
         }
         ipc_call_error_errno(s, call, r, next);
@@ -558,8 +560,12 @@ static const IpcMethod methods[] = {
         { SERVICE ".GetInterfaceDescription", method_get_description, { "interface" } },
 };
 
+bool ipc_method_is_send(const VarlinkCall *c) {
+        return streq(c->method, methods[0].name);
+}
+
 bool ipc_method_is_concurrent(const VarlinkCall *c) {
-        return streq(c->method, methods[0].name) && !c->more;
+        return ipc_method_is_send(c) && !c->more;
 }
 
 static void method_not_found(IpcCall *call, const char *name) {

@@ -14,6 +14,7 @@ typedef struct IpcServer IpcServer;
 /* Whether the call may be run while earlier ones of its connection are not answered: Send may, so that senders can
  * pipeline, and what is wrong anyhow. All else shows the effect of what was sent before. */
 bool ipc_method_is_concurrent(const VarlinkCall *c);
+bool ipc_method_is_send(const VarlinkCall *c);
 
 /* Runs a call, which it ends now or later. 0, or -EAGAIN: nothing was done, the outbox has no room for what is on its
  * way to the disk; try again when some of that has arrived. */

@@ -29,19 +29,21 @@ struct IpcServer {
         bool bound; /* the socket file is ours to remove */
 
         IpcConnection *connections, *connections_tail;
+        IpcConnection *waiting, *waiting_tail; /* those that wait for a budget or the outbox, the longest first */
         IpcConnection *wake_next; /* run_waiting() goes on there */
+        size_t n_waiting;
         unsigned n_connections;
         IpcUser *users;
         uint64_t bytes, append_bytes;
         size_t n_appends; /* calls that the outbox has, also of clients that are gone */
         uint64_t tick; /* counts what happens, to tell old from new without a clock */
-        bool outbox_busy; /* it had no room: nobody parses until it tells that something arrived */
+        bool outbox_busy; /* it had no room: nobody sends until those who wait have had their turn */
+        bool outbox_has_room; /* something arrived since */
 
         sd_event_source *run;  /* deferred: runs what is scheduled */
         sd_event_source *trim; /* deferred, idle: gives memory back */
         IpcConnection *run_queue, **run_queue_end;
-        bool any_waiting; /* some connection waits for a budget or the outbox ... */
-        bool wake;        /* ... and may have got what it waits for */
+        bool wake; /* those who wait may have got what they wait for */
         IpcSubscriptions subscriptions;
         LogRate client_rate;
         uint8_t *read_buffer; /* IPC_READ_BYTES */
@@ -56,6 +58,13 @@ void ipc_server_wake(IpcServer *s);
 /* Whether n more bytes may be taken from the connection. Closes another one that holds on to the budget, where waiting
  * would not help; it never closes c. */
 bool ipc_server_has_budget(IpcServer *s, IpcConnection *c, size_t n);
+
+/* Whether its user holds more than allowed already. */
+bool ipc_server_is_over_budget(IpcServer *s, const IpcConnection *c);
+
+/* A connection cannot go on before ipc_server_wake(). */
+void ipc_server_add_waiting(IpcServer *s, IpcConnection *c);
+void ipc_server_remove_waiting(IpcServer *s, IpcConnection *c);
 
 /* Something went on its way to the disk, or arrived there. */
 void ipc_server_append_started(IpcServer *s, IpcCall *call);

@@ -75,11 +75,14 @@ static void close_listener(sd_event_source *source) {
 IpcServer *ipc_server_free(IpcServer *s) {
         if (!s)
                 return NULL;
+        /* The name first: a daemon that follows takes it for its own as soon as nobody listens. */
+        if (s->bound)
+                (void) unlink(s->socket); /* whoever finds it refuses the connection anyhow */
         for (size_t i = 0; i < s->n_listeners; i++)
                 close_listener(s->listeners[i]);
         free(s->listeners);
-        if (s->bound)
-                (void) unlink(s->socket); /* whoever finds it refuses the connection anyhow */
+        for (IpcConnection *c = s->connections; c; c = c->next)
+                ipc_connection_write(c); /* what has been decided in the last turn is told as far as a socket takes it */
         while (s->connections)
                 (void) ipc_connection_free(s->connections);
         while (s->subscriptions.heads[IPC_WAIT_ORPHAN]) {
@@ -201,9 +204,16 @@ bool ipc_server_has_budget(IpcServer *s, IpcConnection *c, size_t n) {
                 if (!victim)
                         victim = find_hog(s, u, c);
                 if (!victim)
+                        victim = find_victim(s, u, c, 1); /* many that keep a little each */
+                if (!victim)
                         return false;
                 evict(s, victim);
         }
+}
+
+bool ipc_server_is_over_budget(IpcServer *s, const IpcConnection *c) {
+        return c->user->bytes > s->options.user_bytes_max ||
+               (s->bytes > s->options.buffer_bytes_max && c->user == largest_user(s));
 }
 
 void ipc_server_unlink_connection(IpcServer *s, IpcConnection *c) {
@@ -214,8 +224,7 @@ void ipc_server_unlink_connection(IpcServer *s, IpcConnection *c) {
                                 s->run_queue_end = p;
                         break;
                 }
-        if (s->wake_next == c)
-                s->wake_next = c->next;
+        ipc_server_remove_waiting(s, c);
 
         *(c->prev ? &c->prev->next : &s->connections) = c->next;
         *(c->next ? &c->next->prev : &s->connections_tail) = c->prev;
@@ -253,7 +262,7 @@ void ipc_server_append_done(IpcCall *call) {
         }
         if (s) {
                 s->n_appends--;
-                s->outbox_busy = false;
+                s->outbox_has_room = true;
                 ipc_server_wake(s);
                 ipc_server_state_changed(s);
         }
@@ -270,8 +279,31 @@ void ipc_server_schedule(IpcServer *s, IpcConnection *c) {
         (void) sd_event_source_set_enabled(s->run, SD_EVENT_ONESHOT); /* fails only for a source that is gone */
 }
 
+void ipc_server_add_waiting(IpcServer *s, IpcConnection *c) {
+        if (c->waiting)
+                return;
+        c->waiting = true;
+        c->wait_next = NULL;
+        c->wait_prev = s->waiting_tail;
+        *(c->wait_prev ? &c->wait_prev->wait_next : &s->waiting) = c;
+        s->waiting_tail = c;
+        s->n_waiting++;
+}
+
+void ipc_server_remove_waiting(IpcServer *s, IpcConnection *c) {
+        if (!c->waiting)
+                return;
+        if (s->wake_next == c)
+                s->wake_next = c->wait_next;
+        *(c->wait_prev ? &c->wait_prev->wait_next : &s->waiting) = c->wait_next;
+        *(c->wait_next ? &c->wait_next->wait_prev : &s->waiting_tail) = c->wait_prev;
+        c->wait_prev = c->wait_next = NULL;
+        c->waiting = false;
+        s->n_waiting--;
+}
+
 void ipc_server_wake(IpcServer *s) {
-        if (!s->any_waiting)
+        if (!s->waiting)
                 return;
         s->wake = true;
         ipc_server_schedule(s, NULL);
@@ -294,14 +326,54 @@ static void run_queue(IpcServer *s) {
         }
 }
 
-static void run_waiting(IpcServer *s) {
-        s->any_waiting = s->wake = false;
-        for (IpcConnection *c = s->connections; c; c = s->wake_next) {
-                s->wake_next = c->next; /* moved on when that one is freed */
-                if (c->waiting)
-                        ipc_connection_run(c);
+static size_t count_users(const IpcServer *s) {
+        size_t n = 0;
+
+        for (const IpcUser *u = s->users; u; u = u->next)
+                n++;
+        return n;
+}
+
+/* It got no room although it was first: it stays so. */
+static void wait_first_again(IpcServer *s, IpcConnection *c) {
+        ipc_server_remove_waiting(s, c);
+        c->waiting = true;
+        c->wait_next = s->waiting;
+        *(c->wait_next ? &c->wait_next->wait_prev : &s->waiting_tail) = c;
+        s->waiting = c;
+        s->n_waiting++;
+}
+
+/* In the order in which they began to wait, each at most once. What is not run keeps its place, what must wait again
+ * goes to the end. */
+static void run_waiting_of(IpcServer *s, size_t n_users, bool above_share) {
+        size_t n = s->n_waiting;
+
+        for (IpcConnection *c = s->waiting; c && n > 0; c = s->wake_next, n--) {
+                size_t n_appends = s->n_appends;
+
+                s->wake_next = c->wait_next; /* moved on when that one stops waiting */
+                if ((c->waits_for_outbox && s->outbox_busy) ||
+                    (c->user->append_bytes * n_users > s->append_bytes) != above_share)
+                        continue;
+                ipc_connection_run(c);
+                if (s->outbox_busy && s->n_appends == n_appends && s->waiting_tail == c && c->waits_for_outbox)
+                        wait_first_again(s, c);
         }
         s->wake_next = NULL;
+}
+
+/* What room there is goes first to users who have less than their share of what is on its way to the disk: else one who
+ * always has more to send, on many connections, would leave none to the others. Until somebody finds no room again
+ * (outbox_busy), which also keeps those from pushing in who did not wait. */
+static void run_waiting(IpcServer *s) {
+        size_t n_users = count_users(s);
+
+        s->wake = false;
+        if (s->outbox_has_room)
+                s->outbox_busy = s->outbox_has_room = false;
+        run_waiting_of(s, n_users, /* above_share= */ false);
+        run_waiting_of(s, n_users, /* above_share= */ true);
 }
 
 static int on_run(sd_event_source *source, void *userdata) {
@@ -311,7 +383,7 @@ static int on_run(sd_event_source *source, void *userdata) {
         run_queue(s);
         if (s->wake)
                 run_waiting(s);
-        if (s->run_queue)
+        if (s->run_queue || s->wake)
                 ipc_server_schedule(s, NULL);
         return 0;
 }
@@ -479,16 +551,19 @@ static int socket_address(const char *path, struct sockaddr_un *ret, socklen_t *
         return 0;
 }
 
-/* A file that nobody listens on is left from a crash and in nobody's way. */
+/* A socket that nobody listens on is left from a crash and in nobody's way; another file is somebody's. */
 static int check_not_in_use(const char *path) {
         _cleanup_close_ int fd = -EBADF;
         struct sockaddr_un address;
         socklen_t size;
+        struct stat st;
         int r;
 
         r = socket_address(path, &address, &size);
         if (r < 0)
                 return r;
+        if (lstat(path, &st) >= 0 && !S_ISSOCK(st.st_mode))
+                return -EEXIST;
         fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
         if (fd < 0)
                 return -errno;
@@ -556,7 +631,8 @@ static int listen_path(IpcServer *s) {
 }
 
 int ipc_server_listen(IpcServer *s) {
-        int n = sd_listen_fds(/* unset_environment= */ 1);
+        /* The environment stays as it is: there are threads already, and nothing is executed that could inherit it. */
+        int n = sd_listen_fds(/* unset_environment= */ 0);
 
         if (n < 0)
                 return n;

@@ -33,7 +33,7 @@ DEFINE_CLEANUP(IpcServer *, ipc_server_free);
 /* Listens on the sockets that the service manager handed over (sd_listen_fds(3)), or, without any, binds the path of
  * the options: under a temporary name, with group and mode set before anybody can connect, then renamed, so that
  * clients meet the old socket or the new.
- * 0; -EADDRINUSE (somebody listens there), -ENAMETOOLONG, -ESRCH (no such group), -ENOTSOCK (a wrong socket was handed
+ * 0; -EADDRINUSE (somebody listens there), -EEXIST (a file that is no socket is there), -ENAMETOOLONG, -ESRCH (no such group), -ENOTSOCK (a wrong socket was handed
  * over) or -errno. */
 int ipc_server_listen(IpcServer *s);
 

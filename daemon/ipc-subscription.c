@@ -127,8 +127,10 @@ void ipc_subscribe_stream(IpcServer *s, IpcCall *call, const uint8_t stream[stat
         ipc_call_reply_text(call, "", true);
 }
 
-static void drop_oldest(IpcCall *call) {
-        while (call->ends.size - call->ends_offset > ENDS_BYTES_MAX) {
+static void drop_oldest(IpcServer *s, IpcCall *call) {
+        size_t max = ipc_server_is_over_budget(s, call->connection) ? ENDS_FLUSH_BYTES : ENDS_BYTES_MAX;
+
+        while (call->ends.size - call->ends_offset > max) {
                 const uint8_t *from = call->ends.data + call->ends_offset,
                               *end = memchr(from, '\n', call->ends.size - call->ends_offset);
 
@@ -173,7 +175,7 @@ static void gather_end(IpcServer *s, IpcCall *call, const OutboxSettled *settled
                 ipc_subscription_flush_stream(s, call);
                 ipc_connection_write(c);
         }
-        drop_oldest(call);
+        drop_oldest(s, call);
         ipc_connection_schedule(c);
 }
 
@@ -251,14 +253,28 @@ static void on_lookup(int error, const OutboxSettled *settled, void *userdata) {
                 ipc_call_reply_text(call, (const char *) text.data, false);
 }
 
+/* The oldest of another user than the last one's, else the oldest: one user's many do not keep the others waiting. */
+static IpcCall *next_lookup(const IpcServer *s) {
+        IpcCall *oldest = NULL, *of_another = NULL;
+
+        for (IpcCall *call = s->subscriptions.heads[IPC_WAIT_LOOKUP]; call; call = call->wait_next) {
+                oldest = call; /* new ones are put first */
+                if (call->connection->uid != s->subscriptions.lookup_uid)
+                        of_another = call;
+        }
+        return of_another ? of_another : oldest;
+}
+
 static void start_lookup(IpcServer *s) {
-        IpcCall *call = s->subscriptions.heads[IPC_WAIT_LOOKUP];
+        IpcCall *call;
         int r;
 
-        if (!call || s->subscriptions.lookup)
+        if (s->subscriptions.lookup)
                 return;
-        while (call->wait_next) /* new ones are put first */
-                call = call->wait_next;
+        call = next_lookup(s);
+        if (!call)
+                return;
+        s->subscriptions.lookup_uid = call->connection->uid;
         ipc_subscription_remove(s, call);
         r = outbox_lookup(s->outbox, call->seq, call->message_id, on_lookup, call);
         if (r < 0) {

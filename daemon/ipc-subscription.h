@@ -3,6 +3,7 @@
 #pragma once
 
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "lib/buffer.h"
 #include "lib/macro.h"
@@ -27,6 +28,7 @@ typedef enum IpcWait {
 typedef struct IpcSubscriptions {
         IpcCall *heads[_IPC_WAIT_MAX];
         IpcCall *lookup; /* the one that the outbox works on */
+        uid_t lookup_uid; /* of the last one */
 } IpcSubscriptions;
 
 /* Each ends or answers the call sooner or later. */

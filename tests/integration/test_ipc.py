@@ -95,7 +95,8 @@ def errors_name_what_is_wrong(folder):
             ({"bodyBase64": "eA="}, "bodyBase64"), ({"messageId": "a b"}, "messageId"), ({"messageId": ""}, "messageId"),
             ({"messageId": "m" * 129}, "messageId"), ({"messageId": "a\0b"}, "messageId"), ({"lane": "fast"}, "lane"),
             ({"timeToLiveUSec": 0}, "timeToLiveUSec"), ({"timeToLiveUSec": "1"}, "timeToLiveUSec"),
-            ({"creationTimeUSec": -1}, "creationTimeUSec"), ({"properties": []}, "properties"),
+            ({"creationTimeUSec": -1}, "creationTimeUSec"), ({"creationTimeUSec": 253402300800000000}, "creationTimeUSec"),
+            ({"properties": []}, "properties"),
             ({"properties": {"site": 1}}, "properties.site"), ({"properties": {"site": None}}, "properties.site"),
             ({"properties": {"iothub-x": ""}}, "properties.iothub-x"), ({"contentType": "a\nb"}, "contentType"),
         ]:
@@ -119,6 +120,7 @@ def text_that_is_no_call_is_refused_and_the_next_call_served(folder):
     with daemon(folder) as d, Varlink(d.socket) as v:
         for text in [b"", b"x", b"[]", b"{}", b'{"method":1}', b'{"method":"a.b","parameters":[]}',
                      b'{"method":"io.iothubd.GetStatus","method":"io.iothubd.GetStatus"}',
+                     b'{"method":"io.iothubd.Subscribe","more":true,"oneway":true}',
                      b'{"method":"io.iothubd.Send","parameters":{"messages":[{"body":"\xff"}]}}',
                      b'{"method":"io.iothubd.Send","parameters":{"messages":[{"body":"\\ud800"}]}}']:
             v.socket.sendall(text + b"\0")

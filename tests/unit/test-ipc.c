@@ -5,10 +5,10 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #include "lib/varlink-wire.h"
-#include "daemon/ipc-connection.h"
-#include "daemon/ipc-server.h"
+#include "daemon/ipc-server-private.h"
 #include "tests/support/test.h"
 
 typedef struct Fixture {
@@ -93,6 +93,18 @@ static Client client_new(void) {
         ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
         assert_ok(ipc_server_add_connection(f.server, fds[0]));
         return (Client) { .fd = fds[1] };
+}
+
+/* As another user, whom only root can play. */
+static Client client_new_as(uid_t uid) {
+        Client c;
+
+        if (geteuid() != 0)
+                test_skip("needs root to connect as another user");
+        ck_assert_int_eq(seteuid(uid), 0);
+        c = client_new();
+        ck_assert_int_eq(seteuid(0), 0);
+        return c;
 }
 
 static void client_done(Client *c) {
@@ -452,4 +464,210 @@ TEST(what_the_outbox_cannot_take_at_once_waits_and_gets_through) {
         for (size_t i = 0; i < ELEMENTSOF(c); i++)
                 client_done(&c[i]);
         stop();
+}
+
+/* It reads all the time, but never all. */
+TEST(a_subscriber_who_is_always_a_little_behind_costs_no_memory) {
+        static const uint8_t stream[16] = { 1, 2, 3 };
+        _cleanup_(client_done) Client c;
+        char data[16384];
+        uint64_t seq = 0;
+
+        start(&usual);
+        c = client_new();
+        client_text(&c, "{\"method\":\"io.iothubd.Subscribe\",\"more\":true,\"parameters\":{\"stream\":"
+                        "\"01020300000000000000000000000000\"}}");
+        client_push(&c);
+        for (size_t n_read = 0; n_read < (16U << 20);) {
+                ssize_t n;
+
+                for (int i = 0; i < 200; i++)
+                        settle(++seq, stream);
+                turn();
+                ck_assert_uint_lt(f.server->bytes, 1U << 20);
+                n = recv(c.fd, data, sizeof(data), 0);
+                ck_assert_int_gt(n, 0);
+                n_read += (size_t) n;
+        }
+        stop();
+}
+
+/* What is wrong is answered at once, but must wait for the turn of its reply: that costs, too. */
+TEST(errors_that_wait_behind_an_unanswered_call_are_bounded) {
+        _cleanup_(client_done) Client c;
+        _cleanup_(buffer_done) Buffer wrong = {};
+
+        start(&usual);
+        c = client_new();
+        client_text(&c, SEND_ONE);
+        client_push(&c);
+        disk();
+        ck_assert_uint_eq(client_count_replies(&c), 1);
+        client_text(&c, "{\"method\":\"io.iothubd.Flush\"}"); /* no hub confirms it */
+
+        assert_ok(buffer_appendf(&wrong, "{\"method\":\"io.iothubd.Send\",\"parameters\":{\"messages\":[{\"%0*d\":1}]}}", 900000, 0));
+        assert_ok(buffer_append(&wrong, "", 1));
+        for (int i = 0; i < 40; i++) {
+                assert_ok(buffer_append(&c.out, wrong.data, wrong.size));
+                client_push(&c);
+        }
+        ck_assert_uint_lt(f.server->bytes, 4U << 20);
+        ck_assert_uint_ge(f.server->bytes, f.server->connections->frames_bytes);
+        ck_assert_uint_lt(f.server->connections->n_calls, 8);
+        stop();
+}
+
+TEST(a_client_that_reads_no_ends_is_closed_where_they_pass_its_budget) {
+        IpcServerOptions options = usual;
+        _cleanup_(client_done) Client c, good;
+        _cleanup_(buffer_done) Buffer call = {};
+        OutboxSettled s = { .end = OUTBOX_END_CONFIRMED, .message_id = "an-id", .reason = "a reason that takes room" };
+        const unsigned n = 4000;
+
+        options.user_bytes_max = options.buffer_bytes_max = 300U * 1024U;
+        start(&options);
+        c = client_new();
+        good = client_new();
+        assert_ok(buffer_append_string(&call, "{\"method\":\"io.iothubd.Send\",\"more\":true,\"parameters\":{\"messages\":["));
+        for (unsigned i = 0; i < n; i++)
+                assert_ok(buffer_appendf(&call, "%s{}", i > 0 ? "," : ""));
+        client_text(&c, "");
+        buffer_done(&c.out);
+        assert_ok(buffer_append(&c.out, call.data, call.size));
+        client_text(&c, "]}}");
+        client_push(&c);
+        disk();
+        for (s.seq = 1; s.seq < n; s.seq++) {
+                ipc_server_settled(f.server, &s);
+                if (s.seq % 100 == 0)
+                        turn();
+        }
+        turn();
+        ck_assert_uint_eq(f.server->n_connections, 1);
+        client_text(&good, "{\"method\":\"io.iothubd.GetStatus\"}");
+        client_push(&good);
+        ck_assert_uint_eq(client_count_replies(&good), 1);
+        stop();
+}
+
+static void append_big_call(Buffer *out) {
+        assert_ok(buffer_append_string(out, "{\"method\":\"io.iothubd.Send\",\"parameters\":{\"messages\":["));
+        for (int i = 0; i < 5; i++)
+                assert_ok(buffer_appendf(out, "%s{\"body\":\"%0*d\"}", i > 0 ? "," : "", 205000, i));
+        assert_ok(buffer_append_string(out, "]}}"));
+        assert_ok(buffer_append(out, "", 1));
+}
+
+/* Each big call fills what the outbox takes at a time, and there is always another one. */
+TEST(a_user_who_always_sends_leaves_others_their_turn) {
+        Client hostile[6], good;
+        size_t n_replies = 0;
+
+        start(&usual);
+        for (size_t i = 0; i < ELEMENTSOF(hostile); i++)
+                hostile[i] = client_new();
+        good = client_new_as(65534);
+        for (int round = 0; round < 8; round++) {
+                for (size_t i = 0; i < ELEMENTSOF(hostile); i++) {
+                        if (hostile[i].out.size < (1U << 20))
+                                append_big_call(&hostile[i].out);
+                        client_push(&hostile[i]);
+                        (void) client_count_replies(&hostile[i]);
+                }
+                if (round == 2) {
+                        client_text(&good, SEND_ONE);
+                        client_push(&good);
+                }
+                assert_ok(outbox_process(f.outbox));
+                for (size_t i = 0; i < ELEMENTSOF(hostile); i++) /* they are quicker than those who wait */
+                        client_push(&hostile[i]);
+                turn();
+                n_replies += client_count_replies(&good);
+                if (n_replies > 0) {
+                        ck_assert_int_le(round, 5);
+                        break;
+                }
+        }
+        ck_assert_uint_eq(n_replies, 1);
+        for (size_t i = 0; i < ELEMENTSOF(hostile); i++)
+                client_done(&hostile[i]);
+        client_done(&good);
+        stop();
+}
+
+TEST(state_is_told_while_the_outbox_takes_no_more) {
+        _cleanup_(client_done) Client c, asks;
+
+        start(&usual);
+        c = client_new();
+        asks = client_new();
+        for (int i = 0; i < 4; i++)
+                append_big_call(&c.out);
+        client_push(&c);
+        ck_assert(f.server->outbox_busy);
+        client_text(&asks, "{\"method\":\"io.iothubd.GetStatus\"}");
+        client_push(&asks);
+        ck_assert_uint_eq(client_count_replies(&asks), 1);
+        ck_assert(f.server->outbox_busy);
+        stop();
+}
+
+TEST(a_large_single_call_may_wait_for_its_end) {
+        _cleanup_(client_done) Client c;
+        _cleanup_json_ struct json_object *o = NULL;
+
+        start(&usual);
+        c = client_new();
+        assert_ok(buffer_appendf(&c.out, "{\"method\":\"io.iothubd.Send\",\"more\":true,\"parameters\":{\"messages\":["
+                                         "{\"body\":\"%0*d\"}]}}", 250000, 0));
+        assert_ok(buffer_append(&c.out, "", 1));
+        client_push(&c);
+        disk();
+        ck_assert_int_eq(client_read(&c, &o), 1);
+        ck_assert_msg(json_object_object_get(o, "continues"), "%s", json_object_to_json_string(o));
+        stop();
+}
+
+TEST(what_became_durable_in_the_last_turn_is_told) {
+        _cleanup_(client_done) Client c;
+
+        start(&usual);
+        c = client_new();
+        client_text(&c, SEND_ONE);
+        client_push(&c);
+        for (int i = 0; i < 3; i++)
+                assert_ok(outbox_process(f.outbox));
+        f.server = ipc_server_free(f.server);
+        {
+                _cleanup_json_ struct json_object *o = NULL;
+                char data[1024];
+                ssize_t n = recv(c.fd, data, sizeof(data), 0);
+
+                ck_assert_int_gt(n, 0);
+                assert_ok(varlink_reader_feed(&c.reader, data, (size_t) n));
+                ck_assert_int_eq(varlink_reader_next(&c.reader, &o, NULL, NULL), 1);
+        }
+        stop();
+}
+
+TEST(only_a_socket_is_replaced_by_the_socket) {
+        IpcServerOptions options = usual;
+        _cleanup_free_ char *folder = test_tempdir(), *path = NULL;
+        struct stat st;
+        int fd;
+
+        ck_assert_int_ge(asprintf(&path, "%s/file", folder), 0);
+        options.socket = path;
+        options.socket_mode = 0600;
+        fd = open(path, O_CREAT | O_WRONLY, 0600);
+        ck_assert_int_ge(fd, 0);
+        close(fd);
+        start(&options);
+        assert_error(ipc_server_listen(f.server), -EEXIST);
+        ck_assert_int_eq(unlink(path), 0);
+        assert_ok(ipc_server_listen(f.server));
+        ck_assert_int_eq(stat(path, &st), 0);
+        ck_assert_uint_eq(st.st_mode, S_IFSOCK | 0600);
+        stop();
+        ck_assert_int_eq(access(path, F_OK), -1);
 }

@@ -405,7 +405,8 @@ static int shake_hands(UplinkMosquitto *m, usec_t deadline_usec) {
         }
 
         uplink_tls_forget_roots(m->tls_context);
-        /* The library calls SSL_connect() once more, which tells it that the handshake is over. */
+        /* libmosquitto 2.0.11 calls SSL_connect() once more here, which tells it that the handshake
+         * is over; later versions never try on their own and just find nothing to read. */
         if (mosquitto_loop_read(m->mosq, 1) != MOSQ_ERR_SUCCESS || uplink_tls_buffer_push(ssl) < 0)
                 return end(m, UPLINK_ERROR_LOCAL, "Cannot prepare the connection: out of memory");
         return 1;

@@ -1,6 +1,7 @@
 #include <locale.h>
 #include <signal.h>
 
+#include "lib/fd-util.h"
 #include "client/daemon-client.h"
 #include "client/output.h"
 #include "client/verb.h"
@@ -110,6 +111,9 @@ int main(int argc, char **argv) {
                 .amqp_port = 5671,
         };
 
+        /* Else the socket would get the number of the output that is closed. */
+        if (standard_fds_fill() < 0)
+                return EX_OSERR;
         (void) setlocale(LC_CTYPE, ""); /* "C" serves as well */
         /* A reader that goes away must not stop a send in the middle. */
         (void) signal(SIGPIPE, SIG_IGN);

@@ -6,6 +6,7 @@
 #include <sys/resource.h>
 #include <sysexits.h>
 
+#include "lib/fd-util.h"
 #include "daemon/config.h"
 #include "daemon/log.h"
 #include "daemon/manager.h"
@@ -137,6 +138,9 @@ int main(int argc, char **argv) {
         bool check = false;
         int o;
 
+        /* Else a file of the outbox would get the number of a closed standard error, and log lines with it. */
+        if (standard_fds_fill() < 0)
+                return EX_OSERR;
         protect_secrets();
         limit_memory();
         log_setup(LOG_TARGET_AUTO, LOG_INFO);

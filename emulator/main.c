@@ -457,6 +457,8 @@ int main(int argc, char **argv) {
                        .broker_fd = -EBADF };
         int r;
 
+        if (standard_fds_fill() < 0)
+                return EX_OSERR;
         r = parse_options(argc, argv, &e.settings);
         if (r != 0)
                 return r < 0 ? EXIT_SUCCESS : r;

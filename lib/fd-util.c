@@ -10,6 +10,14 @@ int safe_close(int fd) {
         return -EBADF;
 }
 
+int standard_fds_fill(void) {
+        for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+                if (fcntl(fd, F_GETFD) < 0 &&
+                    open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) < 0)
+                        return -errno;
+        return 0;
+}
+
 int write_all(int fd, const void *data, size_t n) {
         const char *p = data;
 

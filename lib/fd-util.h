@@ -9,6 +9,11 @@
 /* Closes, keeps errno, accepts a negative fd. Returns -EBADF, to be assigned. */
 int safe_close(int fd);
 
+/* Fills descriptors 0 to 2 where the caller of the program left them closed: otherwise the next file that is opened
+ * becomes standard error, and what is said there ends up in it. Reading 0, writing 1 or 2 then fails with EBADF, as
+ * it would have. The first thing in main(). 0 or -errno. */
+int standard_fds_fill(void);
+
 /* Writes all n bytes, going on after EINTR and short writes. 0 or -errno. */
 int write_all(int fd, const void *data, size_t n);
 int pwrite_all(int fd, const void *data, size_t n, off_t offset);

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 #include "lib/fd-util.h"
 
@@ -24,6 +25,41 @@ static unsigned n_entries(const char *dir) {
                 n++;
         closedir(d);
         return n - 2;
+}
+
+TEST(a_file_never_gets_the_number_of_a_closed_standard_descriptor) {
+        int status;
+        pid_t pid = fork();
+
+        ck_assert_int_ge(pid, 0);
+        if (pid == 0) {
+                bool good;
+                char c;
+                int fd;
+
+                for (fd = 0; fd <= 2; fd++)
+                        close(fd);
+                good = standard_fds_fill() == 0;
+                fd = open("/dev/zero", O_RDWR | O_CLOEXEC);
+                good = good && fd > 2 && read(0, &c, 1) < 0 && errno == EBADF;
+                for (fd = 1; fd <= 2; fd++)
+                        good = good && write(fd, "x", 1) < 0 && errno == EBADF;
+                _exit(good ? 0 : 1);
+        }
+        ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+        ck_assert_int_eq(status, 0);
+}
+
+TEST(open_standard_descriptors_stay_as_they_are) {
+        struct stat before[3], after[3];
+
+        for (int fd = 0; fd <= 2; fd++)
+                ck_assert_int_eq(fstat(fd, &before[fd]), 0);
+        assert_ok(standard_fds_fill());
+        for (int fd = 0; fd <= 2; fd++) {
+                ck_assert_int_eq(fstat(fd, &after[fd]), 0);
+                ck_assert(before[fd].st_ino == after[fd].st_ino && before[fd].st_dev == after[fd].st_dev);
+        }
 }
 
 TEST(a_replaced_file_holds_the_new_content_and_its_mode) {

@@ -165,7 +165,7 @@ typedef struct StatusSettings {
 } StatusSettings;
 
 static const Option status_options[] = {
-        { "message-id", 0, "ID", "What became of the message with this id", option_string,
+        { "message-id", 0, "ID", "What became of the message with this id", option_path,
           offsetof(StatusSettings, message_id) },
         {},
 };
@@ -241,7 +241,7 @@ static int status_of_messages(DaemonConnection *c, const Globals *g, const char 
         for (int i = id ? -1 : 0; i < argc; i++) {
                 uint64_t seq = 0;
 
-                if (i >= 0 && parse_u64(argv[i], &seq) < 0) {
+                if (i >= 0 && (parse_u64(argv[i], &seq) < 0 || seq < 1 || seq > INT64_MAX)) {
                         say_error("\"%s\" is no sequence number; an id goes with --message-id",
                                   argv[i]);
                         exit_code = EX_USAGE;
@@ -311,20 +311,24 @@ static const Option flush_options[] = {
         {},
 };
 
-static int say_still_queued(const Globals *g) {
+/* The time is up. With a --timeout that is shorter than a call takes, it may all be delivered. */
+static int flush_timed_out(const Globals *g) {
         _cleanup_(daemon_connection_freep) DaemonConnection *c = NULL;
         _cleanup_(daemon_reply_done) DaemonReply reply = {};
 
-        if (daemon_connection_open(g->socket_path, &c) >= 0 &&
+        if (daemon_connection_open(g->socket_path, &c) < 0 ||
             daemon_call(c, "io.iothubd.GetStatus", NULL,
-                        usec_add(now_usec(CLOCK_MONOTONIC), USEC_PER_SEC), &reply) >= 0 &&
-            !reply.error)
-                say_error("Not everything was delivered in time: %" PRIu64
-                          " queued, %s; see iothubctl status",
-                          get_number(reply.parameters, "queued"),
-                          get_flag(reply.parameters, "connected") ? "connected" : "not connected");
-        else
+                        usec_add(now_usec(CLOCK_MONOTONIC), USEC_PER_SEC), &reply) < 0 ||
+            reply.error) {
                 say_error("Not everything was delivered in time");
+                return EXIT_TRY_AGAIN;
+        }
+        if (get_number(reply.parameters, "queued") == 0)
+                return EX_OK;
+        say_error("Not everything was delivered in time: %" PRIu64
+                  " queued, %s; see iothubctl status",
+                  get_number(reply.parameters, "queued"),
+                  get_flag(reply.parameters, "connected") ? "connected" : "not connected");
         return EXIT_TRY_AGAIN;
 }
 
@@ -348,7 +352,7 @@ static int cmd_flush(const Verb *verb, Globals *g, int argc, char **argv) {
                         return daemon_error_exit_code(r);
                 r = daemon_call(c, "io.iothubd.Flush", NULL, deadline, &reply);
                 if (r == -ETIMEDOUT)
-                        return say_still_queued(g);
+                        return flush_timed_out(g);
                 if (r >= 0 && !reply.error)
                         return EX_OK;
 

@@ -99,7 +99,8 @@ static const char *time_of(struct json_object *o, const char *field) {
         return s && startswith(s, "0001-01-01T00:00:00") ? "never" : s;
 }
 
-/* The device's own connection string; -EINVAL where it has no key of that kind. */
+/* The device's own connection string; -EINVAL where it has no key of that kind, or an id that cannot
+ * stand in one. */
 static int make_connection_string(const Hub *h, struct json_object *device, bool secondary,
                                   char **ret) {
         const char *id = text_of(device, "deviceId"), *key = key_of(device, secondary);
@@ -107,7 +108,7 @@ static int make_connection_string(const Hub *h, struct json_object *device, bool
         unsigned port;
         int r;
 
-        if (!id || !key || !*key)
+        if (!id || strchr(id, ';') || !key || !*key)
                 return -EINVAL;
         /* Without a port: the login's is that of HTTPS. */
         r = host_port_split(h->login.host_name, 0, &host, &port);
@@ -460,8 +461,12 @@ static int cmd_connection_string(const Verb *verb, Globals *g, int argc, char **
                 return r;
         r = make_connection_string(&h, device, s.secondary, &text);
         if (r == -EINVAL) {
-                say_error("Device %s has no key: it authenticates by %s", argv[0],
-                          strempty(auth_method_of(device)));
+                if (strchr(argv[0], ';'))
+                        say_error("No connection string can name %s: a semicolon ends the id there",
+                                  argv[0]);
+                else
+                        say_error("Device %s has no key: it authenticates by %s", argv[0],
+                                  strempty(auth_method_of(device)));
                 return EX_DATAERR;
         }
         if (r < 0)

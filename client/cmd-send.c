@@ -60,7 +60,7 @@ static const Option send_options[] = {
         { "lane", 0, "urgent|normal|bulk", "What goes first when much waits (default: normal)",
           parse_lane, offsetof(SendSettings, fields.lane) },
         { "ttl", 0, "SPAN", "Dropped as expired when not delivered that long, such as 10min",
-          option_timespan, offsetof(SendSettings, fields.time_to_live_usec) },
+          option_ttl, offsetof(SendSettings, fields.time_to_live_usec) },
         { "wait", 'w', NULL, "Wait until the hub confirmed each, and print what became of it",
           option_flag, offsetof(SendSettings, wait) },
         { "when-full", 0, "fail|wait", "What to do while the outbox is full (default: fail)",
@@ -74,6 +74,8 @@ static const Option send_options[] = {
 
 typedef struct Input {
         LineReader lines;
+        bool one_id; /* --message-id without a counter */
+        uint64_t n_added;
         char *argument; /* the message, or NULL: read standard input */
         char data[READ_BYTES];
 } Input;
@@ -81,6 +83,9 @@ typedef struct Input {
 static int add(Sender *s, Input *in, const char *line, size_t size) {
         int r;
 
+        /* Consumers drop what comes twice under one id. */
+        if (++in->n_added == 2 && in->one_id)
+                say_error("--message-id: all messages have the same id; %%n makes them differ");
         r = sender_add(s, in->lines.line, line, size);
         if (r == -EMSGSIZE) {
                 sender_refuse(s, in->lines.line, NULL,
@@ -181,6 +186,7 @@ static int join_arguments(int argc, char **argv, char **ret) {
 typedef struct Report {
         const MessageFields *fields;
         bool json, wait;
+        bool begun; /* the headers are printed */
 } Report;
 
 /* "site=roof,floor=3" */
@@ -260,15 +266,17 @@ static int print_end(const Report *report, const Confirmation *c) {
         return r;
 }
 
-static void on_end(const Confirmation *c, void *userdata) {
-        if (print_end(userdata, c) < 0)
-                (void) say_out_of_memory(); /* the line is missing; the totals are right */
-}
-
-static void print_header(const Report *report) {
-        if (!report->json)
+static void print_header(Report *report) {
+        if (!report->json && !report->begun)
                 printf("%-10s  %-24s  %-24s  %-24s  %s\n", "SEQUENCE", "MESSAGE ID",
                        "CORRELATION ID", "PROPERTIES", "RESULT");
+        report->begun = true;
+}
+
+static void on_end(const Confirmation *c, void *userdata) {
+        print_header(userdata);
+        if (print_end(userdata, c) < 0)
+                (void) say_out_of_memory(); /* the line is missing; the totals are right */
 }
 
 static void print_totals(const Report *report, const SendResult *result) {
@@ -381,16 +389,15 @@ static int run(const Globals *g, SendSettings *s, Input *in) {
         options.progress = isatty(STDERR_FILENO) && !at_terminal && !in->argument &&
                            !(s->wait && isatty(STDOUT_FILENO));
 
-        if (s->wait)
-                print_header(&report);
         if (at_terminal)
                 fputs("Type messages, one a line; Ctrl-D ends.\n", stderr);
 
         r = send_loop_run(&options, &source, &result);
         if (r < 0)
                 return r == -ENOMEM ? EX_OSERR : EX_IOERR;
-        if (s->wait || g->json)
+        if ((s->wait || g->json) && (result.exit_code == EX_OK || result.n_accepted > 0))
                 print_totals(&report, &result);
+        (void) fflush(stdout); /* finish_output() tells an error */
         tell_result(&result, in);
         return send_loop_exit(&result);
 }
@@ -418,6 +425,7 @@ static int cmd_send(const Verb *verb, Globals *g, int argc, char **argv) {
                 in->lines.mode = s.whole || argc > 0 ? LINE_MODE_WHOLE :
                                  s.nul               ? LINE_MODE_NUL :
                                                        LINE_MODE_NEWLINE;
+                in->one_id = s.fields.message_id && !counter_text_counts(s.fields.message_id);
                 if (argc > 0 && join_arguments(argc, argv, &in->argument) < 0)
                         r = say_out_of_memory();
                 else

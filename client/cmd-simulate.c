@@ -10,11 +10,14 @@
 #include "client/verb.h"
 
 #define TEMPLATE_DEFAULT "{\"deviceId\":\"%d\",\"windSpeed\":%w}"
+#define CORRELATION_ID "correlation_"
+#define PROPERTY_NAME "property_name"
+#define PROPERTY_VALUE "property_"
 #define STATUS_TIMEOUT_USEC (5 * USEC_PER_SEC)
 
 typedef struct SimulateSettings {
         uint64_t count; /* 0: no end */
-        usec_t interval_usec, timeout_usec;
+        usec_t interval_usec, timeout_usec, time_to_live_usec;
         const char *template;
 } SimulateSettings;
 
@@ -27,6 +30,8 @@ static const Option simulate_options[] = {
           "The message: %d device id, %w wind speed, %n counter, %t time,\n"
           "%% percent sign (default: " TEMPLATE_DEFAULT ")",
           option_string, offsetof(SimulateSettings, template) },
+        { "ttl", 0, "SPAN", "A message expires when not delivered that long, such as 10s",
+          option_ttl, offsetof(SimulateSettings, time_to_live_usec) },
         { "timeout", 0, "SPAN", "Give up after that long without a confirmation (default: never)",
           option_timespan, offsetof(SimulateSettings, timeout_usec) },
         {},
@@ -37,6 +42,7 @@ typedef struct Simulation {
         const SimulateSettings *settings;
         char *device;
         uint64_t n; /* made so far */
+        uint64_t n_confirmed;
         usec_t next_at;
 } Simulation;
 
@@ -60,8 +66,10 @@ static int ask_status(const Globals *g, const char *field, char **ret) {
         return *ret ? 0 : -ENOMEM;
 }
 
+/* "sending    message_1: value", or with name as the value's field in JSON. more: what follows, of
+ * either form. */
 static void print_event(const Simulation *m, const char *event, uint64_t number, const char *name,
-                        const char *value, const char *reason) {
+                        const char *value, const char *more) {
         _cleanup_(buffer_done) Buffer b = {};
         _cleanup_free_ char *safe = NULL;
 
@@ -71,16 +79,47 @@ static void print_event(const Simulation *m, const char *event, uint64_t number,
                                    "\",\"%s\":\"",
                                    event, number, name) < 0 ||
                     json_escape_append(&b, value, strlen(value)) < 0 ||
-                    buffer_append(&b, "\"}", sizeof("\"}")) < 0)
+                    buffer_appendf(&b, "\"%s}", strempty(more)) < 0 || buffer_append(&b, "", 1) < 0)
                         return;
                 puts((const char *) b.data);
                 return;
         }
-        if (buffer_appendf(&b, "%-10s message_%" PRIu64 ": %s%s%s", event, number, value,
-                           reason ? ": " : "", strempty(reason)) < 0 ||
+        if (buffer_appendf(&b, "%-10s message_%" PRIu64 ": %s%s", event, number, value,
+                           strempty(more)) < 0 ||
             buffer_append(&b, "", 1) < 0 || printable((const char *) b.data, &safe) < 0)
                 return;
         puts(safe);
+}
+
+/* As the tutorial's confirmation does: with the correlation id, the property, and how many so far. */
+static void print_result(Simulation *m, const Confirmation *c) {
+        _cleanup_(buffer_done) Buffer more = {};
+        const char *reason = strempty(c->reason);
+        int r;
+
+        m->n_confirmed += streq(c->state, "confirmed");
+        if (m->globals->json) {
+                r = buffer_appendf(&more,
+                                   ",\"correlationId\":\"" CORRELATION_ID "%" PRIu64
+                                   "\",\"properties\":{\"" PROPERTY_NAME "\":\"" PROPERTY_VALUE
+                                   "%" PRIu64 "\"},\"totalConfirmed\":%" PRIu64,
+                                   c->number, c->number, m->n_confirmed);
+                if (r >= 0 && *reason)
+                        r = buffer_append_string(&more, ",\"reason\":\"");
+                if (r >= 0 && *reason)
+                        r = json_escape_append(&more, reason, strlen(reason));
+                if (r >= 0 && *reason)
+                        r = buffer_append_string(&more, "\"");
+        } else
+                r = buffer_appendf(&more,
+                                   "%s%s (" CORRELATION_ID "%" PRIu64 ", " PROPERTY_NAME
+                                   "=" PROPERTY_VALUE "%" PRIu64 ", %" PRIu64 " confirmed so far)",
+                                   *reason ? ": " : "", reason, c->number, c->number,
+                                   m->n_confirmed);
+        if (r >= 0)
+                r = buffer_append(&more, "", 1);
+        if (r >= 0)
+                print_event(m, "result", c->number, "state", c->state, (const char *) more.data);
 }
 
 static void print_send_status(const Simulation *m, uint64_t number) {
@@ -129,7 +168,7 @@ static int produce(Sender *s, void *userdata) {
 }
 
 static void on_end(const Confirmation *c, void *userdata) {
-        print_event(userdata, "result", c->number, "state", c->state, c->reason);
+        print_result(userdata, c);
         print_send_status(userdata, c->number);
 }
 
@@ -157,6 +196,8 @@ static int run(Simulation *m, const MessageFields *fields) {
         r = send_loop_run(&options, &source, &result);
         if (r < 0)
                 return r == -EMSGSIZE ? EX_USAGE : EX_OSERR;
+        if (result.exit_code != EX_OK && result.n_accepted == 0)
+                return result.exit_code; /* it was told why */
         if (m->globals->json)
                 printf("{\"event\":\"end\",\"accepted\":%" PRIu64 ",\"confirmed\":%" PRIu64 "}\n",
                        result.n_accepted, result.totals.confirmed);
@@ -170,15 +211,15 @@ static int cmd_simulate(const Verb *verb, Globals *g, int argc, char **argv) {
         SimulateSettings s = {
                 .interval_usec = USEC_PER_SEC,
                 .timeout_usec = USEC_INFINITY,
+                .time_to_live_usec = USEC_INFINITY,
                 .template = TEMPLATE_DEFAULT,
         };
         Simulation m = { .globals = g, .settings = &s };
         MessageFields fields = {
                 .message_id = "message_%n",
-                .correlation_id = "correlation_%n",
+                .correlation_id = CORRELATION_ID "%n",
                 .content_type = "application/json",
                 .content_encoding = "utf-8",
-                .time_to_live_usec = USEC_INFINITY,
                 .property_counters = true,
         };
         int r;
@@ -186,7 +227,8 @@ static int cmd_simulate(const Verb *verb, Globals *g, int argc, char **argv) {
         r = verb_parse(verb, g, &s, &argc, &argv);
         if (r <= 0)
                 return verb_parse_exit_code(r);
-        r = property_bag_add(&fields.properties, "property_name", "property_%n");
+        fields.time_to_live_usec = s.time_to_live_usec;
+        r = property_bag_add(&fields.properties, PROPERTY_NAME, PROPERTY_VALUE "%n");
         if (r >= 0 && ask_status(g, "device", &m.device) < 0) {
                 /* It has no credentials yet; or there is no daemon, which the sender will tell. */
                 m.device = strdup("simulated");

@@ -89,15 +89,15 @@ static int dispatch(Globals *g, int argc, char **argv) {
                         return EX_OK;
                 }
                 name = r > 0 ? argv[0] : NULL;
+                if (name && !group && streq(name, "help")) { /* "help send" as "send --help" */
+                        g->help = true;
+                        continue;
+                }
                 if (group || !name || !is_group(name))
                         break;
                 group = name;
         }
 
-        if (name && !group && streq(name, "help")) {
-                help();
-                return EX_OK;
-        }
         verb = name ? find_verb(group, name) : NULL;
         if (!verb)
                 return usage_error(group, name);

@@ -266,6 +266,12 @@ int counter_text_expand(const char *text, uint64_t n, char **ret) {
         return 0;
 }
 
+bool counter_text_counts(const char *text) {
+        while ((text = next_percent(text)) && text[1] != 'n')
+                text += 2;
+        return text;
+}
+
 int message_fields_check(const MessageFields *f, char **reterr_field, const char **reterr_reason) {
         _cleanup_free_ char *message_id = NULL, *correlation_id = NULL;
         HubMessage m = {

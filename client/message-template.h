@@ -3,6 +3,7 @@
  * million a second the daemon should be the slower one. */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -46,6 +47,9 @@ int message_template_encode(const MessageTemplate *t, uint64_t n, const void *bo
 
 /* A text with its "%n" filled in. *ret is the caller's. 0 or -ENOMEM. */
 int counter_text_expand(const char *text, uint64_t n, char **ret);
+
+/* Whether a text has a "%n". */
+bool counter_text_counts(const char *text);
 
 /* Appends s as the inside of a JSON string; s is valid UTF-8. 0 or -ENOMEM. */
 int json_escape_append(Buffer *out, const char *s, size_t n);

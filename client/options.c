@@ -19,12 +19,31 @@ int option_string(const char *value, void *field) {
         return 0;
 }
 
+int option_path(const char *value, void *field) {
+        return *value ? option_string(value, field) : -EINVAL;
+}
+
 int option_u64(const char *value, void *field) {
         return parse_u64(value, field);
 }
 
 int option_timespan(const char *value, void *field) {
         return parse_timespan(value, field);
+}
+
+/* "infinity" would read as "never" where the daemon has a limit of its own, and has no place on the
+ * wire. */
+int option_ttl(const char *value, void *field) {
+        usec_t span;
+        int r;
+
+        r = parse_timespan(value, &span);
+        if (r < 0)
+                return r;
+        if (span == 0 || span >= INT64_MAX)
+                return -ERANGE;
+        *(usec_t *) field = span;
+        return 0;
 }
 
 int option_port(const char *value, void *field) {
@@ -107,6 +126,9 @@ static int apply(const Option *o, void *destination, const char *value) {
                 say_error("Out of memory");
         else if (r == -ERANGE)
                 say_error("--%s: \"%s\" is out of range", o->name, value);
+        else if (r < 0 && streq(o->argument, "SPAN"))
+                say_error("--%s: \"%s\" is no span of time, such as 30s, 10min or 1h", o->name,
+                          value);
         else if (r < 0)
                 say_error("--%s: \"%s\" is not of the form %s", o->name, value, o->argument);
         return r == -ENOMEM ? r : r < 0 ? -EINVAL : 0;
@@ -155,7 +177,7 @@ void options_print(FILE *f, const Option *options) {
                 for (const char *line = o->help; *line;) {
                         size_t length = strcspn(line, "\n");
 
-                        if (n >= column)
+                        if (n > column - 2)
                                 n = fprintf(f, "\n") - 1;
                         fprintf(f, "%*s%.*s\n", column - n, "", (int) length, line);
                         n = 0;

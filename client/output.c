@@ -3,9 +3,11 @@
 #include "client/output.h"
 
 static char *make_printable(char *s) {
-        for (char *p = s; *p; p++)
-                if ((unsigned char) *p < 0x20 || *p == 0x7f)
+        for (unsigned char *p = (unsigned char *) s; *p; p++)
+                if (*p < 0x20 || *p == 0x7f)
                         *p = '?';
+                else if (*p == 0xc2 && p[1] >= 0x80 && p[1] < 0xa0) /* U+009B begins a command too */
+                        *p++ = '?', *p = '?';
         return s;
 }
 
@@ -135,15 +137,19 @@ static size_t column_width(const Table *t, size_t column) {
 }
 
 void table_print(const Table *t, FILE *f) {
-        for (size_t i = 0; i < t->n_cells; i++) {
-                size_t column = i % t->n_columns;
+        _cleanup_free_ size_t *widths = calloc(t->n_columns, sizeof(size_t)); /* NULL: not aligned */
 
+        for (size_t i = 0; widths && i < t->n_columns; i++)
+                widths[i] = column_width(t, i);
+        for (size_t i = 0; i < t->n_cells; i++) {
+                size_t column = i % t->n_columns, missing;
+
+                missing = widths ? widths[column] - width(t->cells[i]) : 0;
                 fputs(t->cells[i], f);
                 if (column + 1 == t->n_columns)
                         fputc('\n', f);
                 else
-                        fprintf(f, "%*s", (int) (column_width(t, column) - width(t->cells[i]) + 2),
-                                "");
+                        fprintf(f, "%*s", (int) missing + 2, "");
         }
 }
 

@@ -185,7 +185,8 @@ static int run(Loop *l) {
 
                 produce(l, now);
                 sender_process(l->sender);
-                if (l->confirmations)
+                /* Where both lost the daemon, the sender has told it. */
+                if (l->confirmations && sender_exit_code(l->sender) == EX_OK)
                         confirmations_process(l->confirmations, sender_n_accepted(l->sender),
                                               sender_is_settled(l->sender), l->closing);
                 if (finished(l))

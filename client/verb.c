@@ -4,13 +4,13 @@
 
 const Option global_options[] = {
         { "socket", 0, "PATH", "Socket of iothubd (default: " DAEMON_SOCKET_DEFAULT ")",
-          option_string, offsetof(Globals, socket_path) },
+          option_path, offsetof(Globals, socket_path) },
         { "login-file", 0, "PATH",
           "File with the hub's service connection string (default:\n"
           "$IOTHUB_CONNECTION_STRING, else ~/.config/iothubd/connection-string)",
-          option_string, offsetof(Globals, login_file) },
+          option_path, offsetof(Globals, login_file) },
         { "ca-file", 0, "PATH", "Certificates to trust for the hub (default: the system's)",
-          option_string, offsetof(Globals, ca_file) },
+          option_path, offsetof(Globals, ca_file) },
         { "https-port", 0, "PORT", "HTTPS port of the hub (default: 443)", option_port,
           offsetof(Globals, https_port) },
         { "amqp-port", 0, "PORT", "AMQP port of the hub (default: 5671)", option_port,

@@ -543,12 +543,87 @@ def simulate_is_the_device_of_the_tutorial(folder):
         code, out, err = ctl(d, "--count", "3", "--interval", "1ms", verb="simulate")
         assert code == 0, err
         assert "3 of 3 confirmed" in out and "message_2: confirmed" in out and "IDLE" in out, out
+        assert "(correlation_3, property_name=property_3, 3 confirmed so far)" in out, out
         for i, m in enumerate(d.messages, 1):
             m = m["message"]
             assert m["messageId"] == f"message_{i}" and m["correlationId"] == f"correlation_{i}"
             assert len(m["properties"]) == 1 and m["contentType"] == "application/json"
             reading = json.loads(m["body"])
             assert reading["deviceId"] == "windmill" and 8 <= reading["windSpeed"] <= 12
+            assert "timeToLiveUSec" not in m
+        code, out, err = ctl(d, "-n1", "--ttl=10s", "--json", verb="simulate")
+        assert code == 0 and d.messages[-1]["message"]["timeToLiveUSec"] == 10000000, (out, err)
+        result = [json.loads(line) for line in out.splitlines() if '"result"' in line]
+        assert result == [
+            {
+                "event": "result",
+                "messageId": "message_1",
+                "state": "confirmed",
+                "correlationId": "correlation_1",
+                "properties": {"property_name": "property_1"},
+                "totalConfirmed": 1,
+            }
+        ], out
+
+
+@test
+def a_closed_stream_never_becomes_the_connection(folder):
+    with FakeDaemon(folder) as d:
+        for closed, code in (("<&-", 74), (">&-", 74), ("2>&-", 0)):
+            before = len(d.messages)
+            command = f'"$1" send --socket "$2" --wait {"" if closed[0] == "<" else "hello"} {closed}'
+            r = subprocess.run(
+                ["sh", "-c", command, "sh", IOTHUBCTL, d.socket],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=DEADLINE_SEC,
+            )
+            assert r.returncode == code, (closed, r)
+            assert len(d.messages) - before == (0 if closed[0] == "<" else 1), (closed, d.messages)
+        assert not d.complaints, d.complaints
+
+
+@test
+def a_daemon_that_is_missing_is_told_once_and_nothing_else(folder):
+    for arguments in (["send", "x"], ["send", "--wait", "x"], ["send", "--json", "x"], ["simulate"], ["status"], ["flush"]):
+        r = subprocess.run(
+            [IOTHUBCTL, "--socket", os.path.join(folder, "none"), *arguments], capture_output=True, timeout=DEADLINE_SEC
+        )
+        assert r.returncode == EX_UNAVAILABLE and r.stdout == b"", (arguments, r)
+        assert r.stderr.count(b"iothubd is not running") == 1, (arguments, r)
+
+
+@test
+def what_cannot_be_meant_is_a_usage_error_before_anything_is_sent(folder):
+    with FakeDaemon(folder) as d:
+        for arguments in (["--ttl=0"], ["--ttl=infinity"], ["--ttl=soon"], ["--lane=fast"], ["-p", "x"], ["--socket="]):
+            code, out, err = ctl(d, *arguments, "x")
+            assert code == EX_USAGE and out == "" and len(err.splitlines()) == 1, (arguments, out, err)
+        for arguments in (["0"], ["x"], ["--message-id="]):
+            assert ctl(d, *arguments, verb="status")[0] == EX_USAGE, arguments
+        assert d.bodies() == []
+
+
+@test
+def one_id_for_many_messages_is_warned_of_once(folder):
+    with FakeDaemon(folder) as d:
+        code, _, err = ctl(d, "--message-id=100%%", data=lines(5))
+        assert code == 0 and err.count("same id") == 1, err
+        for arguments, data in ((["--message-id=%n"], lines(5)), (["--message-id=x"], lines(1)), ([], lines(5))):
+            assert ctl(d, *arguments, data=data)[2] == "", arguments
+
+
+@test
+def help_before_and_behind_the_verb_is_the_same(folder):
+    def out(*arguments):
+        r = subprocess.run([IOTHUBCTL, *arguments], capture_output=True, timeout=DEADLINE_SEC)
+        assert r.returncode == 0 and not r.stderr, r
+        return r.stdout
+
+    for verb in (["send"], ["status"], ["flush"], ["simulate"], ["device", "create"], ["device", "list"]):
+        assert out("help", *verb) == out(*verb, "--help") == out("--help", *verb) == out(*verb, "x", "-h"), verb
+        assert ("Usage: iothubctl " + " ".join(verb)).encode() in out("help", *verb), verb
+    assert out("help") == out("--help") == out("-h")
 
 
 if __name__ == "__main__":

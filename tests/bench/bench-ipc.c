@@ -74,7 +74,7 @@ static void daemon_stop(Daemon *d) {
 }
 
 static double daemon_cpu_sec(const Daemon *d) {
-        unsigned long user, system;
+        unsigned long user = 0, system = 0;
         char path[64];
         FILE *f;
 

@@ -32,6 +32,9 @@ static bool is_news(const struct nlmsghdr *h) {
         return route->rtm_type == RTN_UNICAST && route->rtm_table != RT_TABLE_LOCAL;
 }
 
+/* A flood of routes must not hold the loop; what is left comes with its next turn. */
+#define DATAGRAMS_PER_TURN 64U
+
 bool uplink_netlink_appeared(int fd) {
         union {
                 struct nlmsghdr header;
@@ -40,7 +43,7 @@ bool uplink_netlink_appeared(int fd) {
         bool news = false;
         ssize_t n;
 
-        for (;;) {
+        for (unsigned i = 0; i < DATAGRAMS_PER_TURN; i++) {
                 struct sockaddr_nl from = {};
                 socklen_t n_from = sizeof(from);
 
@@ -59,4 +62,5 @@ bool uplink_netlink_appeared(int fd) {
                      h = NLMSG_NEXT(h, n))
                         news = news || is_news(h);
         }
+        return news;
 }

@@ -85,6 +85,7 @@ static unsigned forget_connection(UplinkMachine *m) {
 
 static unsigned connect_now(UplinkMachine *m, const UplinkTimes *t, usec_t now) {
         forget_connection(m);
+        m->by_link_up = false;
         enter(m, UPLINK_STATE_RESOLVING, now, usec_add(now, t->connect_timeout_usec));
         return UPLINK_ACTION_CONNECT;
 }
@@ -205,13 +206,20 @@ static void on_sent(UplinkMachine *m, const UplinkTimes *t, uint64_t n, usec_t n
 }
 
 static unsigned on_link_up(UplinkMachine *m, const UplinkTimes *t, usec_t now, uint64_t random) {
-        usec_t soon;
+        usec_t young = m->by_link_up ? t->connect_timeout_usec / 2 : t->backoff.min_usec, soon;
 
         /* An attempt from before the link came up hangs in a route that is gone; a young one knows
-         * the new. */
-        if (is_trying(m) && now - m->since_usec > t->backoff.min_usec)
-                return UPLINK_ACTION_ABANDON | connect_now(m, t, now);
-        if (m->state != UPLINK_STATE_BACKOFF)
+         * the new. Where addresses come all the time, as on a host of containers, every second
+         * attempt has time to get through a slow link. */
+        if (is_trying(m) && now - m->since_usec > young) {
+                unsigned actions = UPLINK_ACTION_ABANDON | connect_now(m, t, now);
+
+                m->by_link_up = true;
+                return actions;
+        }
+        /* What the hub itself said it says on every link. */
+        if (m->state != UPLINK_STATE_BACKOFF || m->last_class == UPLINK_ERROR_REFUSED ||
+            m->last_class == UPLINK_ERROR_UNAVAILABLE || m->last_class == UPLINK_ERROR_QUOTA)
                 return 0;
         /* Not at once: name servers and further addresses follow a moment later, and a link that
          * flaps must not make us spin. For the same reason the next waits are short again. */

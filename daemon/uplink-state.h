@@ -131,6 +131,7 @@ typedef struct UplinkMachine {
         bool was_connected; /* CONNACK 0 came */
         bool proven;        /* this connection had a PUBACK or lived a quiet minute */
         bool goodbye;       /* DISCONNECT is on its way */
+        bool by_link_up;    /* the attempt replaced one that a link that came up made outdated */
 } UplinkMachine;
 
 typedef struct UplinkDecision {

@@ -422,6 +422,41 @@ TEST(link_that_comes_up_cuts_the_wait_short_without_spinning) {
         ck_assert_uint_le(w.n_connects, before + 201); /* 100 s, at least half of min between two */
 }
 
+TEST(links_that_come_up_all_the_time_do_not_hurry_a_hub_that_refuses) {
+        World w;
+        unsigned before;
+
+        begin(&w, 9);
+        w.mode = HUB_REFUSES;
+        live(&w, w.now + 30 * USEC_PER_MINUTE);
+        before = w.n_connects;
+        for (unsigned i = 0; i < 1200; i++) { /* one a second */
+                feed(&w, (UplinkEvent) { .type = UPLINK_EVENT_LINK_UP });
+                live(&w, w.now + USEC_PER_SEC);
+        }
+        ck_assert_uint_le(w.n_connects, before + 5); /* 20 min, at least half of 10 between two */
+}
+
+TEST(links_that_come_up_all_the_time_leave_a_slow_attempt_its_time) {
+        World w;
+
+        begin(&w, 9);
+        w.mode = HUB_NO_NAME;
+        fail_link(&w, UPLINK_ERROR_NETWORK);
+        for (unsigned i = 0; w.machine.state != UPLINK_STATE_CONNECTED; i++) {
+                ck_assert_uint_lt(i, 60);
+                w.prodded = true;
+                feed(&w, (UplinkEvent) { .type = UPLINK_EVENT_LINK_UP });
+                live(&w, w.now + 2 * USEC_PER_SEC);
+                /* The name server takes five seconds. */
+                if (w.machine.state == UPLINK_STATE_RESOLVING &&
+                    w.now - w.machine.since_usec > 5 * USEC_PER_SEC) {
+                        w.mode = HUB_WELL;
+                        w.link_usec = w.now;
+                }
+        }
+}
+
 TEST(holding_looks_again_and_goes_on_when_credentials_come) {
         UplinkEvent hold = { .type = UPLINK_EVENT_HOLD }, timer = { .type = UPLINK_EVENT_TIMER },
                     credentials = { .type = UPLINK_EVENT_CREDENTIALS };

@@ -91,6 +91,7 @@ static int exit_code(int r) {
                 return EX_TEMPFAIL;
         case -ESRCH: /* the socket's group */
         case -ENAMETOOLONG:
+        case -EEXIST:
                 return EX_CONFIG;
         case -EACCES:
         case -EPERM:

@@ -5,6 +5,7 @@
 #include <sys/epoll.h>
 #include <sys/stat.h>
 
+#include <systemd/sd-daemon.h>
 #include <systemd/sd-event.h>
 
 #include "daemon/credentials.h"
@@ -17,6 +18,7 @@
 #include "daemon/watchdog.h"
 
 #define STUCK_USEC (60 * USEC_PER_SEC)
+#define STOP_REST_USEC (30 * USEC_PER_SEC) /* goodbye to the hub and the last sync, on a slow disk */
 
 struct Manager {
         const Config *config;
@@ -30,7 +32,7 @@ struct Manager {
         Watchdog *watchdog;
         usec_t outbox_deadline_usec; /* what the timer is set to */
         bool stopping;
-        bool stuck; /* as logged last */
+        bool stuck, disk_slow; /* as logged last */
 };
 
 /* News of the outbox. */
@@ -239,7 +241,8 @@ static int start_ipc(Manager *m) {
         };
         int r;
 
-        make_socket_folder(c->socket);
+        if (sd_listen_fds(/* unset_environment= */ 0) == 0)
+                make_socket_folder(c->socket);
         r = ipc_server_new(m->event, &options, m->outbox, m->uplink, &m->ipc);
         if (r >= 0)
                 r = ipc_server_listen(m->ipc);
@@ -261,7 +264,9 @@ static int on_terminate(sd_event_source *source, const struct signalfd_siginfo *
                 return sd_event_exit(m->event, 0);
         }
         m->stopping = true;
-        notify_manager("STOPPING=1\nSTATUS=Stopping");
+        /* With the time that it may take, so that the manager waits where stop_timeout is longer than its own limit. */
+        notify_managerf("STOPPING=1\nSTATUS=Stopping\nEXTEND_TIMEOUT_USEC=%" PRIu64,
+                        usec_add(m->config->stop_timeout_usec, STOP_REST_USEC));
         log_event(LOG_NOTICE, MSG_STOPPING, NULL, "Stopping");
         ipc_server_shut_down(m->ipc);
         uplink_stop(m->uplink, m->config->stop_timeout_usec);
@@ -270,11 +275,18 @@ static int on_terminate(sd_event_source *source, const struct signalfd_siginfo *
 
 static int on_reload(sd_event_source *source, const struct signalfd_siginfo *si, void *userdata) {
         Manager *m = userdata;
+        UplinkStatus status;
+        bool changed;
 
-        if (credentials_reload(m->credentials) > 0) { /* a failure was logged, the old ones stay */
+        notify_managerf("RELOADING=1\nMONOTONIC_USEC=%" PRIu64, now_usec(CLOCK_MONOTONIC));
+        changed = credentials_reload(m->credentials) > 0; /* a failure was logged, the old ones stay */
+        if (changed)
                 log_notice("Credentials have changed, connecting anew");
+        uplink_get_status(m->uplink, &status);
+        /* Whoever asks for it has mended something, also where it was not the credentials. */
+        if (changed || status.state == UPLINK_STATE_BACKOFF || status.state == UPLINK_STATE_HOLDING)
                 uplink_credentials_changed(m->uplink);
-        }
+        notify_manager("READY=1");
         return 0;
 }
 
@@ -297,22 +309,35 @@ static bool is_stuck(usec_t busy_since_usec, usec_t now) {
         return busy_since_usec > 0 && usec_sub(now, busy_since_usec) >= STUCK_USEC;
 }
 
+/* The disk's threads are inside the kernel as long as they are at work: a restart would wait for the same disk. */
+static void watch_disk(Manager *m, usec_t now) {
+        OutboxStats outbox;
+        bool slow;
+
+        outbox_get_stats(m->outbox, &outbox);
+        slow = is_stuck(outbox.busy_since_boottime_usec, now);
+        if (slow && !m->disk_slow)
+                log_warning("The disk has been at one job for a minute; new messages may wait for it, nothing is lost");
+        else if (!slow && m->disk_slow)
+                log_notice("The disk has done what it was at");
+        if (slow || m->disk_slow)
+                tell_status(m);
+        m->disk_slow = slow;
+}
+
 static bool is_alive(void *userdata) {
         Manager *m = userdata;
         usec_t now = now_usec(CLOCK_BOOTTIME);
-        OutboxStats outbox;
         UplinkStatus uplink;
-        bool disk, network;
+        bool stuck;
 
-        outbox_get_stats(m->outbox, &outbox);
+        watch_disk(m, now);
         uplink_get_status(m->uplink, &uplink);
-        disk = is_stuck(outbox.busy_since_boottime_usec, now);
-        network = is_stuck(uplink.busy_since_boottime_usec, now);
-        if ((disk || network) && !m->stuck)
-                log_error("The %s thread has had work for a minute and taken none, no longer feeding the watchdog",
-                          disk ? "disk" : "network");
-        m->stuck = disk || network;
-        return !m->stuck;
+        stuck = is_stuck(uplink.busy_since_boottime_usec, now);
+        if (stuck && !m->stuck)
+                log_error("The network thread has had work for a minute and taken none, no longer feeding the watchdog");
+        m->stuck = stuck;
+        return !stuck;
 }
 
 static int manager_start(Manager *m) {

@@ -81,6 +81,13 @@ static int add_retry(struct json_object *o, const UplinkStatus *u) {
         return r < 0 ? r : add_usec(retry, "lastErrorUSec", u->last_error_realtime_usec, /* zero_is_none= */ true);
 }
 
+/* How long the disk has been at work on one thing, where that is worth telling; else 0. */
+static usec_t disk_busy_usec(const OutboxStats *s) {
+        usec_t since = s->busy_since_boottime_usec, span = since > 0 ? usec_sub(now_usec(CLOCK_BOOTTIME), since) : 0;
+
+        return span >= USEC_PER_SEC ? span : 0;
+}
+
 static int add_outbox(struct json_object *o, const OutboxStats *s) {
         struct json_object *outbox = json_object_new_object();
         int r;
@@ -96,6 +103,8 @@ static int add_outbox(struct json_object *o, const OutboxStats *s) {
                 r = json_add_string(outbox, "full", s->full == OUTBOX_FULL_REJECT ? "reject" : "drop-oldest");
         if (r >= 0 && s->disk_error < 0)
                 r = json_add_string(outbox, "diskError", strerror(-s->disk_error));
+        if (r >= 0 && disk_busy_usec(s) > 0)
+                r = json_add_u64(outbox, "diskBusyUSec", disk_busy_usec(s));
         if (r >= 0)
                 r = json_add_u64(outbox, "lostRecords", s->n_lost_records);
         return r < 0 ? r : json_add_u64(outbox, "deadLetters", s->n_dead_letters);
@@ -147,7 +156,8 @@ void status_to_line(const OutboxStats *outbox, const UplinkStatus *uplink, char 
 
         format_state(uplink, state, sizeof(state));
         (void) snprintf(buf, size, "%s, %" PRIu64 " queued%s", state, outbox->queued,
-                        outbox->disk_error < 0 ? ", disk error" :
-                        outbox->is_full        ? ", outbox full" :
-                                                 "");
+                        outbox->disk_error < 0        ? ", disk error" :
+                        outbox->is_full               ? ", outbox full" :
+                        disk_busy_usec(outbox) > 0 ? ", disk busy" :
+                                                        "");
 }

@@ -16,11 +16,13 @@ struct Watchdog {
 
 static int on_timer(sd_event_source *source, uint64_t usec, void *userdata) {
         Watchdog *w = userdata;
+        bool alive = w->is_alive(w->userdata);
         int r;
 
-        if (w->is_alive(w->userdata))
+        if (alive)
                 notify_manager("WATCHDOG=1");
-        r = sd_event_source_set_time_relative(source, w->interval_usec);
+        /* A single no, such as right after a suspend, leaves time for more than one other look. */
+        r = sd_event_source_set_time_relative(source, alive ? w->interval_usec : w->interval_usec / 8);
         return r < 0 ? r : sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
 }
 

@@ -553,6 +553,8 @@ def the_daemon_dumps_no_core_and_says_when_it_stops(folder):
         d.process.terminate()
         assert d.process.wait(60) == 0
         assert "STOPPING=1" in d.notify.read()
+        extend = [line for line in d.notify.messages if line.startswith("EXTEND_TIMEOUT_USEC=")]
+        assert extend and int(extend[0].split("=")[1]) > 10000000, "the manager may end it before stop_timeout has passed"
 
 
 @test
@@ -606,6 +608,23 @@ def a_reload_takes_new_credentials(folder):
         status = d.status()
         assert status["connectionState"] != "holding" and "hold" not in status, status
         assert key not in d.log() + str(status), "a key is shown"
+
+
+@test
+def a_reload_is_told_and_cuts_a_wait_short(folder):
+    path = os.path.join(folder, "connection-string")
+    key = base64.b64encode(b"k" * 32).decode()
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="utf-8") as f:
+        f.write(f"HostName=localhost;DeviceId=windmill;SharedAccessKey={key}")
+    settings = {"mqtt_port": harness.free_port(), "uplink": {"retry_min": "30min", "retry_max": "1h"}}
+    with Daemon(folder, connection_string_file=path, settings=settings) as d:
+        wait_until(lambda: d.status()["connectionState"] == "backoff", "the port is closed")
+        d.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: d.status()["retry"]["attempt"] == 2, "a second try")
+        wait_until(lambda: d.notify.read().count("READY=1") == 2, "the end of the reload")
+        lines = d.notify.messages
+        assert lines.index("RELOADING=1") > lines.index("READY=1"), lines
+        assert any(line.startswith("MONOTONIC_USEC=") for line in lines), lines
 
 
 if __name__ == "__main__":

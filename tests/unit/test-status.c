@@ -23,7 +23,8 @@ static const char *line(const OutboxStats *outbox, const UplinkStatus *uplink) {
 
 TEST(the_line_tells_the_state_and_what_waits) {
         const OutboxStats calm = { .queued = 12 }, full = { .queued = 3, .is_full = true },
-                          broken = { .disk_error = -EROFS };
+                          broken = { .disk_error = -EROFS },
+                          slow = { .queued = 1, .busy_since_boottime_usec = now_usec(CLOCK_BOOTTIME) - 2 * USEC_PER_SEC };
         const UplinkStatus holding = { .state = UPLINK_STATE_HOLDING, .hold = "no connection string" },
                            backoff = { .state = UPLINK_STATE_BACKOFF,
                                        .last_error = "name not found",
@@ -31,6 +32,7 @@ TEST(the_line_tells_the_state_and_what_waits) {
 
         ck_assert_str_eq(line(&calm, &connected), "Connected to hub.example.net as windmill, 12 queued");
         ck_assert_str_eq(line(&full, &holding), "Not sending: no connection string, 3 queued, outbox full");
+        ck_assert_str_eq(line(&slow, &connected), "Connected to hub.example.net as windmill, 1 queued, disk busy");
         ck_assert_str_eq(line(&broken, &backoff), "Not connected (name not found), next try in 5s, 0 queued, disk error");
 }
 
@@ -59,7 +61,7 @@ static uint64_t number(struct json_object *o, const char *field) {
 TEST(the_json_has_the_totals_and_leaves_out_what_there_is_not) {
         const OutboxStats outbox = {
                 .accepted = 100, .confirmed = 50, .expired = 20, .dropped = 10, .rejected = 5, .queued = 15,
-                .in_flight = 7, .sent_again = 3,
+                .in_flight = 7, .sent_again = 3, .busy_since_boottime_usec = now_usec(CLOCK_BOOTTIME) - 3 * USEC_PER_SEC,
                 .lanes = { { .n_queued = 1, .oldest_age_usec = 9 }, { .oldest_age_usec = USEC_INFINITY },
                            { .queued_bytes = 8, .oldest_age_usec = USEC_INFINITY } },
         };
@@ -82,6 +84,8 @@ TEST(the_json_has_the_totals_and_leaves_out_what_there_is_not) {
         ck_assert_int_eq(json_get_object(lanes, "bulk", &lane), 1);
         ck_assert_uint_eq(number(lane, "queuedBytes"), 8);
         ck_assert(!json_object_object_get_ex(lane, "oldestAgeUSec", &v));
+        ck_assert_int_eq(json_get_object(o, "outbox", &lane), 1);
+        ck_assert_uint_ge(number(lane, "diskBusyUSec"), 3 * USEC_PER_SEC);
         ck_assert(!json_object_object_get_ex(o, "module", &v));
         ck_assert(!json_object_object_get_ex(o, "hold", &v));
 }

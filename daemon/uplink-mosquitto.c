@@ -13,6 +13,7 @@
 #include <assert.h>
 #include <inttypes.h>
 #include <netdb.h>
+#include <strings.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -501,6 +502,12 @@ static int try_addresses(UplinkMosquitto *m, const struct addrinfo *list) {
         return -ECANCELED; /* the last one said why */
 }
 
+/* localhost is this machine without asking anybody (RFC 6761 section 6.3): a minimal system has no hosts file, and
+ * where there is no network the name server does not answer for it. */
+static const char *name_to_look_up(const char *host) {
+        return strcasecmp(host, "localhost") == 0 ? "127.0.0.1" : host;
+}
+
 static int resolve_and_connect(UplinkMosquitto *m) {
         static const struct addrinfo hints = { .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM };
         struct addrinfo *list;
@@ -512,7 +519,7 @@ static int resolve_and_connect(UplinkMosquitto *m) {
                 m->end_class = UPLINK_ERROR_LOCAL;
                 return -ECANCELED;
         }
-        r = getaddrinfo(m->host, NULL, &hints, &list);
+        r = getaddrinfo(name_to_look_up(m->host), NULL, &hints, &list);
         saved = errno;
         if (is_abandoned(m)) {
                 if (r == 0)

@@ -1,8 +1,9 @@
 /* Reads queued messages block by block. What was just written is in the page cache and read at once; what lies
  * deeper may need the disk, which can take as long as a sync, so the background thread reads it.
  *
- * A read that fails is tried again in small parts. If some can be read, the others are damage and count as zeros.
- * If none can, the disk may be away: nothing is given up until its first page can be read again. */
+ * A read that fails is tried again in small parts, and again later. What could not be read several times is damage
+ * and counts as zeros, if another part of the segment can be read. If none can, the disk is away: nothing is given
+ * up. */
 #include "daemon/outbox-internal.h"
 
 #include <assert.h>
@@ -10,7 +11,7 @@
 
 #define READ_BLOCK (256U * 1024U)
 #define READ_PART 4096U
-#define FAILURES_MAX 3U         /* whole blocks that could not be read, before a look at the segment's first page */
+#define FAILURES_MAX 3U         /* tries, seconds apart, before what cannot be read is given up */
 
 typedef struct OutboxReadJob {
         OutboxBackgroundJob job;
@@ -42,23 +43,25 @@ void outbox_reader_done(OutboxReader *r) {
 
 static void read_parts(OutboxReadJob *j) {
         uint8_t page[READ_PART];
+        ssize_t k = 0, error = 0;
         size_t n_read = 0;
-        ssize_t k = 0;
 
         for (size_t at = 0; at < j->n; at += READ_PART) {
                 size_t n = MIN((size_t) READ_PART, j->n - at);
 
                 k = outbox_read_full(j->io, j->fd, j->data + at, n, j->offset + at);
-                if (k == (ssize_t) n)
+                if (k >= 0)
                         n_read++;
                 else
-                        memset(j->data + at + MAX(k, 0), 0, n - (size_t) MAX(k, 0));
+                        error = k;
+                k = MAX(k, (ssize_t) 0);
+                memset(j->data + at + k, 0, n - (size_t) k);
         }
-        if (n_read > 0 || (j->last_try && outbox_read_full(j->io, j->fd, page, sizeof(page), 0) > 0)) {
+        if (error == 0 || (j->last_try && (n_read > 0 || outbox_read_full(j->io, j->fd, page, sizeof(page), 0) > 0))) {
                 j->result = (ssize_t) j->n;
-                j->holes = true;
+                j->holes = error < 0;
         } else
-                j->result = k < 0 ? k : -EIO;
+                j->result = error;
 }
 
 static void read_run(OutboxJob *job) {

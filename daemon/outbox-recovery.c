@@ -9,11 +9,15 @@
 
 #include "daemon/log.h"
 
+#define READ_TRIES 3U /* before a part that cannot be read is taken for damage */
+
 typedef struct FoundSegment {
         OutboxSegment *segment;
         uint32_t number;
         bool position;
         bool scan;
+        bool header_damaged;
+        bool unreadable;      /* in part, time and again */
 } FoundSegment;
 
 /* A message of the last batch, which nothing proves to be synced. */
@@ -101,69 +105,85 @@ static void segment_close(Outbox *o, OutboxSegment *s) {
         s->read_fd = -EBADF;
 }
 
-/* The header is damaged: the records tell. A payload cannot imitate one of them as long as its own record is whole,
- * because the scan steps over whole records. */
-static int segment_from_records(OutboxSegment *s, const OutboxIo *io) {
-        OutboxSegmentScan scan;
-        OutboxRecord record;
-        uint64_t offset, best = 0;
-        int r;
+static void learn_from_record(OutboxSegment *s, const OutboxRecord *record) {
+        OutboxMessageRecord m;
 
-        outbox_segment_scan_file(&scan, io, s->read_fd, 0, OUTBOX_SEGMENT_HEADER_SIZE, s->size);
-        s->first_lane_seq = 0;
-        while ((r = outbox_segment_scan_next(&scan, &record, &offset)) > 0) {
-                OutboxMessageRecord m;
-
-                if (s->salt == 0 || (record.salt != s->salt && record.batch > best)) {
-                        s->salt = record.salt;
-                        s->lane = record.lane;
-                        s->first_batch = record.batch;
-                        s->first_lane_seq = 0;
-                }
-                if (record.salt != s->salt)
-                        continue;
-                best = MAX(best, record.batch);
-                s->last_batch = MAX(s->last_batch, record.batch);
-                if (s->first_lane_seq == 0 && outbox_message_record_decode(&record, &m) >= 0) {
-                        s->first_lane_seq = m.lane_seq;
-                        s->first_seq = m.seq;
-                }
+        if (s->salt == 0 || (record->salt != s->salt && record->batch > s->last_batch)) {
+                s->salt = record->salt;
+                s->lane = record->lane;
+                s->first_batch = record->batch;
+                s->first_lane_seq = 0;
         }
-        outbox_segment_scan_done(&scan);
+        if (record->salt != s->salt)
+                return;
+        s->last_batch = MAX(s->last_batch, record->batch);
+        if (s->first_lane_seq == 0 && outbox_message_record_decode(record, &m) >= 0) {
+                s->first_lane_seq = m.lane_seq;
+                s->first_seq = m.seq;
+        }
+}
+
+/* Without a header the records tell, those of the newest use. A payload cannot imitate one of them as long as its own
+ * record is whole, because the scan steps over whole records. 1: in use; 0: no record; -EIO. */
+static int segment_from_records(OutboxSegment *s, const OutboxIo *io) {
+        bool unreadable = true;
+        int r = 0;
+
+        for (unsigned i = 0; i < READ_TRIES && unreadable; i++) {
+                OutboxSegmentScan scan;
+                OutboxRecord record;
+                uint64_t offset;
+
+                s->salt = s->first_lane_seq = s->last_batch = 0;
+                outbox_segment_scan_file(&scan, io, s->read_fd, 0, OUTBOX_SEGMENT_HEADER_SIZE, s->end);
+                while ((r = outbox_segment_scan_next(&scan, &record, &offset)) > 0)
+                        learn_from_record(s, &record);
+                unreadable = scan.unreadable;
+                if (r == 0 && unreadable && !scan.readable)
+                        r = -EIO; /* the disk is away, or as good as */
+                outbox_segment_scan_done(&scan);
+        }
+        if (r < 0)
+                return r;
         s->first_lane_seq = MAX(s->first_lane_seq, (uint64_t) 1); /* positions only */
-        return r;
+        return s->salt != 0;
+}
+
+static ssize_t read_header(const OutboxIo *io, int fd, uint8_t data[static OUTBOX_SEGMENT_HEADER_SIZE]) {
+        ssize_t n = -EIO;
+
+        for (unsigned i = 0; i < READ_TRIES && n < 0; i++)
+                n = outbox_read_full(io, fd, data, OUTBOX_SEGMENT_HEADER_SIZE, 0);
+        return n;
 }
 
 /* 1: a segment in use; 0: a spare; -EBADMSG: nothing to be had from it. */
-static int segment_load(Recovery *r, OutboxSegment *s) {
+static int segment_load(Recovery *r, FoundSegment *f) {
         uint8_t data[OUTBOX_SEGMENT_HEADER_SIZE];
+        OutboxSegment *s = f->segment;
         OutboxSegmentHeader h;
         uint64_t size;
-        ssize_t n;
         int q;
 
         q = r->o->io->fsize(r->o->io, s->read_fd, &size);
         if (q < 0)
                 return q;
-        if (size < OUTBOX_SEGMENT_HEADER_SIZE)
-                return -EBADMSG;
-        n = outbox_read_full(r->o->io, s->read_fd, data, sizeof(data), 0);
-        q = n == (ssize_t) sizeof(data) ? outbox_segment_header_decode(data, &h) : -EBADMSG;
-        if (q == -EPROTONOSUPPORT)
-                return q;
-        if (q == -ENODATA)
-                return size == s->size ? 0 : -EBADMSG;
-
         s->on_disk = true;
         s->state = OUTBOX_SEGMENT_CLOSED;
+        if (size < OUTBOX_SEGMENT_HEADER_SIZE)
+                return -EBADMSG;
+        q = read_header(r->o->io, s->read_fd, data) == (ssize_t) sizeof(data) ? outbox_segment_header_decode(data, &h) : -EBADMSG;
+        if (q == -EPROTONOSUPPORT)
+                return q;
         if (q < 0) {
+                bool zeros = q == -ENODATA && size == s->size;
+
                 s->size = (uint32_t) MIN(size, (uint64_t) OUTBOX_SEGMENT_SIZE_MAX);
                 s->end = s->size;
+                f->header_damaged = true;
                 q = segment_from_records(s, r->o->io);
-                if (q < 0)
-                        return q;
-                s->damaged = true;
-                return s->salt != 0 ? 1 : -EBADMSG;
+                /* Zeros as far as one can see are a file that was never used. */
+                return q != 0 ? q : zeros ? 0 : -EBADMSG;
         }
         s->size = h.size;
         s->end = MIN(size, (uint64_t) h.size);
@@ -263,8 +283,6 @@ static int keep_or_remove(Recovery *r, OutboxSegment *s, bool spare) {
         Outbox *o = r->o;
         char name[OUTBOX_SEGMENT_NAME_MAX], aside[OUTBOX_SEGMENT_NAME_MAX];
 
-        s->on_disk = true;
-        s->state = OUTBOX_SEGMENT_CLOSED;
         if (spare && s->position && o->n_positions < ELEMENTSOF(o->positions)) {
                 o->positions[o->n_positions++] = s;
                 return 0;
@@ -301,7 +319,7 @@ static int load_segments(Recovery *r) {
                 }
                 q = segment_open(o, f.segment);
                 if (q >= 0)
-                        q = segment_load(r, f.segment);
+                        q = segment_load(r, &f);
                 segment_close(o, f.segment);
                 if (q > 0 && (f.segment->lane == OUTBOX_LANE_POSITION) != f.position)
                         q = -EBADMSG;
@@ -350,6 +368,7 @@ static int sync_scanned(Recovery *r) {
         return 0;
 }
 
+/* 0; 1: a part could not be read; or -errno. */
 static int for_each_record(Recovery *r, size_t i, int (*f)(Recovery *r, size_t i, const OutboxRecord *record)) {
         OutboxSegment *s = r->found[i].segment;
         OutboxSegmentScan scan;
@@ -366,6 +385,8 @@ static int for_each_record(Recovery *r, size_t i, int (*f)(Recovery *r, size_t i
                 if (q < 0)
                         break;
         }
+        if (q == 0 && scan.unreadable)
+                q = scan.readable ? 1 : -EIO; /* nothing at all: the disk is away */
         outbox_segment_scan_done(&scan);
         segment_close(r->o, s);
         return q;
@@ -386,6 +407,20 @@ static int see_record(Recovery *r, size_t i, const OutboxRecord *record) {
         if (outbox_message_record_decode(record, &m) >= 0)
                 r->last_seq = MAX(r->last_seq, m.seq);
         return see_position(r, record, s);
+}
+
+/* A part that cannot be read may be a disk that comes back: only what stays unreadable is taken for damage. */
+static int see_records(Recovery *r) {
+        for (size_t i = 0; i < r->n_found; i++) {
+                int q = r->found[i].scan;
+
+                for (unsigned k = 0; k < READ_TRIES && q > 0; k++)
+                        q = for_each_record(r, i, see_record);
+                if (q < 0)
+                        return q;
+                r->found[i].unreadable = q > 0;
+        }
+        return 0;
 }
 
 static void learn_stream(Recovery *r, const uint8_t id[static 16], uint64_t position, uint32_t uid, unsigned lane) {
@@ -505,13 +540,15 @@ static int recover_lane(Recovery *r, unsigned lane) {
                                 r->expected = last ? s->first_lane_seq : l->settled.watermark + 1;
                         else if (s->first_lane_seq > r->expected) {
                                 /* Missing before a segment of the last batch: torn with it, unless a position knew it. */
-                                lose(r, lane, last, r->expected,
+                                lose(r, lane, r->found[i].header_damaged ? s : last, r->expected,
                                      s->first_batch <= r->synced_batch ? s->first_lane_seq - 1
                                                                        : MIN(s->first_lane_seq - 1, r->position_tail));
                                 r->expected = s->first_lane_seq;
                         }
                         started = true;
                         q = for_each_record(r, i, replay_record);
+                        if (q > 0 && !r->found[i].unreadable)
+                                q = -EIO; /* it could be read a moment ago */
                         if (q < 0)
                                 return q;
                 }
@@ -685,9 +722,7 @@ static int recover(Recovery *r) {
         q = sync_scanned(r);
         if (q < 0)
                 return q;
-        for (size_t i = 0; i < r->n_found && q >= 0; i++)
-                if (r->found[i].scan)
-                        q = for_each_record(r, i, see_record);
+        q = see_records(r);
         if (q >= 0)
                 q = apply_position(r);
         for (unsigned lane = 0; lane < OUTBOX_N_MESSAGE_LANES && q >= 0; lane++)
@@ -716,6 +751,9 @@ int outbox_recover(Outbox *o) {
         int q;
 
         q = recover(&r);
+        /* A start only reads, as far as it can fail: whoever answers a read like this is not full but broken. */
+        if (q == -ENOSPC || q == -EDQUOT || q == -EROFS)
+                q = -EIO;
         recovery_done(&r);
         return q;
 }

@@ -79,6 +79,23 @@ void outbox_segment_scan_done(OutboxSegmentScan *s) {
         *s = (OutboxSegmentScan) { .fd = -EBADF };
 }
 
+static ssize_t scan_load_parts(OutboxSegmentScan *s, uint64_t offset, size_t n) {
+        for (size_t at = 0; at < n; at += UNREADABLE_STEP) {
+                size_t step = MIN((size_t) UNREADABLE_STEP, n - at);
+                ssize_t k = outbox_read_full(s->io, s->fd, s->buffer + at, step, offset + at);
+
+                if (k < 0) {
+                        memset(s->buffer + at, 0, step);
+                        s->unreadable = true;
+                        continue;
+                }
+                s->readable = true;
+                if ((size_t) k < step)
+                        return (ssize_t) at + k;
+        }
+        return (ssize_t) n;
+}
+
 /* Puts the n bytes from offset on into the buffer; a part that the disk will not read counts as zeros. */
 static int scan_load(OutboxSegmentScan *s, uint64_t offset, size_t n) {
         ssize_t k;
@@ -97,17 +114,10 @@ static int scan_load(OutboxSegmentScan *s, uint64_t offset, size_t n) {
         }
 
         k = outbox_read_full(s->io, s->fd, s->buffer, n, offset);
-        if (k < 0) {
-                s->unreadable = true;
-                for (size_t at = 0; at < n; at += UNREADABLE_STEP) {
-                        size_t step = MIN((size_t) UNREADABLE_STEP, n - at);
-
-                        k = outbox_read_full(s->io, s->fd, s->buffer + at, step, offset + at);
-                        if (k < (ssize_t) step)
-                                memset(s->buffer + at + MAX(k, 0), 0, step - (size_t) MAX(k, 0));
-                }
-                k = (ssize_t) n;
-        }
+        if (k < 0)
+                k = scan_load_parts(s, offset, n);
+        else
+                s->readable = true;
         if ((size_t) k < n)
                 s->limit = offset + (uint64_t) k; /* the file ends early: truncated */
         s->bytes = s->buffer;

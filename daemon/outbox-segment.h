@@ -50,6 +50,7 @@ typedef struct OutboxSegmentScan {
         uint64_t next;           /* where the search goes on */
         bool damaged_before;     /* of the record given last: it did not follow the one before without a hole */
         bool unreadable;         /* the disk refused to read a part, which was taken as a hole */
+        bool readable;           /* and some part it did read */
 } OutboxSegmentScan;
 
 void outbox_segment_scan_file(OutboxSegmentScan *s, const OutboxIo *io, int fd, uint64_t salt, uint64_t offset, uint64_t limit);

@@ -922,6 +922,17 @@ void outbox_release_segments(Outbox *o) {
                 discard_segment(o, o->spares[--o->n_spares], false);
 }
 
+/* The lane's next message goes to another segment. What was synced is safe. */
+static void close_active(Outbox *o, OutboxLaneState *l) {
+        if (!l->active)
+                return;
+        l->active->state = OUTBOX_SEGMENT_CLOSED;
+        if (l->active->write_fd >= 0)
+                (void) o->io->close(o->io, l->active->write_fd); /* nothing unsynced in it is of use */
+        l->active->write_fd = -EBADF;
+        l->active = NULL;
+}
+
 static void complete_writes(Outbox *o, OutboxBatch *b) {
         for (size_t i = 0; i < b->n_writes; i++) {
                 OutboxWrite *w = &b->writes[i];
@@ -944,12 +955,7 @@ static void complete_writes(Outbox *o, OutboxBatch *b) {
                 if (w->last_lane_seq > 0)
                         s->last_lane_seq = w->last_lane_seq;
                 if (w->fresh) {
-                        if (l->active) {
-                                l->active->state = OUTBOX_SEGMENT_CLOSED;
-                                if (l->active->write_fd >= 0)
-                                        (void) o->io->close(o->io, l->active->write_fd); /* synced */
-                                l->active->write_fd = -EBADF;
-                        }
+                        close_active(o, l);
                         s->state = OUTBOX_SEGMENT_ACTIVE;
                         l->active = s;
                         outbox_lane_add_segment(l, s); /* the plan reserved it */
@@ -1044,15 +1050,13 @@ static void abandon_segments(Outbox *o, OutboxBatch *b) {
                         outbox_segment_close_fds(o, s);
                         if (o->active_position == s)
                                 o->active_position = NULL;
-                } else if (w->fresh)
-                        discard_segment(o, s, false);
-                else {
-                        s->state = OUTBOX_SEGMENT_CLOSED;
-                        if (s->write_fd >= 0)
-                                (void) o->io->close(o->io, s->write_fd); /* what was synced before is safe */
-                        s->write_fd = -EBADF;
-                        o->lanes[s->lane].active = NULL;
+                        continue;
                 }
+                /* Also the active one that a fresh one was to follow: a later message in it would lie behind the
+                 * first of the fresh one, which may stay on the disk and speak for it. */
+                close_active(o, &o->lanes[s->lane]);
+                if (w->fresh)
+                        discard_segment(o, s, false);
         }
         b->n_writes = 0;
 }

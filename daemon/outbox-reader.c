@@ -46,9 +46,9 @@ static void read_parts(OutboxReadJob *j) {
         ssize_t k = 0, error = 0;
         size_t n_read = 0;
 
-        for (size_t at = 0; at < j->n; at += READ_PART) {
-                size_t n = MIN((size_t) READ_PART, j->n - at);
-
+        for (size_t at = 0, n; at < j->n; at += n) {
+                n = READ_PART - (j->offset + at) % READ_PART; /* pages, as the disk has them */
+                n = MIN(n, j->n - at);
                 k = outbox_read_full(j->io, j->fd, j->data + at, n, j->offset + at);
                 if (k >= 0)
                         n_read++;

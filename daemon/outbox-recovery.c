@@ -751,9 +751,6 @@ int outbox_recover(Outbox *o) {
         int q;
 
         q = recover(&r);
-        /* A start only reads, as far as it can fail: whoever answers a read like this is not full but broken. */
-        if (q == -ENOSPC || q == -EDQUOT || q == -EROFS)
-                q = -EIO;
         recovery_done(&r);
         return q;
 }

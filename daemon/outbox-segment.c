@@ -80,9 +80,12 @@ void outbox_segment_scan_done(OutboxSegmentScan *s) {
 }
 
 static ssize_t scan_load_parts(OutboxSegmentScan *s, uint64_t offset, size_t n) {
-        for (size_t at = 0; at < n; at += UNREADABLE_STEP) {
-                size_t step = MIN((size_t) UNREADABLE_STEP, n - at);
-                ssize_t k = outbox_read_full(s->io, s->fd, s->buffer + at, step, offset + at);
+        for (size_t at = 0, step; at < n; at += step) {
+                ssize_t k;
+
+                step = UNREADABLE_STEP - (offset + at) % UNREADABLE_STEP; /* pages, as the disk has them */
+                step = MIN(step, n - at);
+                k = outbox_read_full(s->io, s->fd, s->buffer + at, step, offset + at);
 
                 if (k < 0) {
                         memset(s->buffer + at, 0, step);

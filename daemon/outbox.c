@@ -318,6 +318,9 @@ int outbox_open(const char *path, const OutboxOptions *options, const OutboxEven
                 return o->dir_fd;
         choose_sizes(o);
         r = open_rest(o);
+        /* What can fail here only reads: whoever answers that like this is not full but broken. */
+        if (r == -ENOSPC || r == -EDQUOT || r == -EROFS)
+                r = -EIO;
         if (r < 0)
                 return r;
         *ret = TAKE_PTR(o);

@@ -159,7 +159,7 @@ TEST(full_disk_has_room_for_positions) {
                 for (int k = 0; k < 5; k++) {
                         if (outbox_model_next(g.model, &x) < 0)
                                 break;
-                        outbox_model_settle(g.model, x, k ? OUTBOX_END_CONFIRMED : OUTBOX_END_REJECTED);
+                        outbox_model_settle(g.model, x, OUTBOX_END_CONFIRMED);
                 }
                 outbox_model_advance(g.model, 2 * USEC_PER_SEC);
                 outbox_model_run(g.model);

@@ -1056,11 +1056,29 @@ static void requeue_all(OutboxModel *m) {
         m->n_durable = 0;
 }
 
+/* Waits for reads that failed and are tried again. */
+static void wait_for_disk(OutboxModel *m) {
+        OutboxStats s;
+
+        for (unsigned i = 0; i < 50 && !sim_disk_is_crashed(m->disk); i++) {
+                usec_t deadline = outbox_next_deadline(m->outbox);
+
+                outbox_get_stats(m->outbox, &s);
+                if (s.queued == s.in_flight || deadline == USEC_INFINITY)
+                        break;
+                outbox_model_advance(m, usec_sub(deadline, m->boottime_usec));
+                outbox_model_run(m);
+                outbox_model_next_all(m);
+        }
+}
+
 void outbox_model_verify_start(OutboxModel *m, bool clean) {
         uint64_t n_open = 0;
 
         outbox_model_run(m);
         outbox_model_next_all(m);
+        if (m->trouble)
+                wait_for_disk(m);
         outbox_model_run(m);
         if (sim_disk_is_crashed(m->disk))
                 return;

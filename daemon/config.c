@@ -169,7 +169,8 @@ static const Setting settings[] = {
         { ROW(NULL, "mqtt_port", "8883", "1 to 65535", "Port of the hub for MQTT over TLS."), parse_unsigned,
           FIELD(mqtt_port), 1, 65535 },
         { ROW(NULL, "state_directory", "\"/var/lib/iothubd/iothubd\"", "the path of a directory",
-              "Directory of the outbox; made when it is missing, and used by one daemon at a time."),
+              "Directory of the outbox; made when it is missing, used by one daemon at a time. Each unit of systemd "
+              "brings its own default."),
           parse_path_needed, FIELD(state_directory) },
         { ROW(NULL, "socket", "\"/run/iothubd/iothubd.sock\"", "a path of at most 107 bytes",
               "Socket that local programs send to; not used when systemd hands one over."),
@@ -305,15 +306,34 @@ static int set_default(const Setting *s, Config *c) {
         return r;
 }
 
+/* The unit of each instance has a folder of its own, made and named by the service manager. A list of several is not
+ * from our units. */
+static int use_folder_of_unit(Config *c) {
+        const char *path = getenv("STATE_DIRECTORY");
+        char *copy;
+
+        if (!path || path[0] != '/' || strchr(path, ':'))
+                return 0;
+        copy = strdup(path);
+        if (!copy)
+                return -ENOMEM;
+        free(c->state_directory);
+        c->state_directory = copy;
+        return 0;
+}
+
 int config_default(Config *ret) {
         _cleanup_(config_done) Config c = {};
+        int r;
 
         for (size_t i = 0; i < ELEMENTSOF(settings); i++) {
-                int r = set_default(&settings[i], &c);
-
+                r = set_default(&settings[i], &c);
                 if (r < 0)
                         return r;
         }
+        r = use_folder_of_unit(&c);
+        if (r < 0)
+                return r;
         *ret = c;
         c = (Config) {};
         return 0;

@@ -68,7 +68,7 @@ typedef struct Config {
  * decides), or -errno. */
 int config_load(const char *path, Config *ret);
 
-/* All defaults, no file. */
+/* All defaults, no file; of a service, the state directory that systemd made for it ($STATE_DIRECTORY). */
 int config_default(Config *ret);
 void config_done(Config *c);
 

@@ -223,6 +223,21 @@ TEST(settings_reach_their_fields) {
         ck_assert(c.ipc.buffer_bytes_max == 3 << 20 && c.ipc.user_bytes_max == 2 << 20);
 }
 
+TEST(a_unit_brings_its_own_state_directory_and_the_file_goes_before_it) {
+        _cleanup_(config_done) Config unit = {}, file = {}, several = {};
+
+        setup();
+        ck_assert_int_eq(setenv("STATE_DIRECTORY", "/var/lib/iothubd/pump", 1), 0);
+        assert_ok(load("mqtt_port = 1;\n", &unit));
+        ck_assert_str_eq(unit.state_directory, "/var/lib/iothubd/pump");
+        assert_ok(load("state_directory = \"/elsewhere\";\n", &file));
+        ck_assert_str_eq(file.state_directory, "/elsewhere");
+        ck_assert_int_eq(setenv("STATE_DIRECTORY", "/a:/b", 1), 0);
+        assert_ok(load("", &several));
+        ck_assert_str_eq(several.state_directory, "/var/lib/iothubd/iothubd");
+        ck_assert_int_eq(unsetenv("STATE_DIRECTORY"), 0);
+}
+
 TEST(the_automatic_values_are_the_outboxs_own) {
         _cleanup_(config_done) Config c = {};
 

@@ -1,9 +1,10 @@
-/* A connection alternates between three things in ipc_connection_run(): write what is answered, take calls as long as
- * there is room for their replies, and tell epoll what would help next. Reading stops, and with it the sender, while
- * calls are held, replies are unread or a budget is used up; nothing else is needed for back-pressure.
+/* A connection alternates between three things in ipc_connection_run(): write what is answered,
+ * take calls as long as there is room for their replies, and tell epoll what would help next.
+ * Reading stops, and with it the sender, while calls are held, replies are unread or a budget is
+ * used up; nothing else is needed for back-pressure.
  *
- * Replies are kept in order by a queue of calls: only the first of it writes to the connection's buffer, what is
- * answered behind it gathers in its call. */
+ * Replies are kept in order by a queue of calls: only the first of it writes to the connection's
+ * buffer, what is answered behind it gathers in its call. */
 #include "daemon/ipc-connection.h"
 
 #include <assert.h>
@@ -14,7 +15,8 @@
 #include "daemon/ipc-method.h"
 #include "daemon/ipc-server-private.h"
 
-#define TRIM_FRAME_BYTES 4096U /* parsing a smaller call takes too little memory to look after it */
+/* Parsing a smaller call takes too little memory to look after it. */
+#define TRIM_FRAME_BYTES 4096U
 #define TINY_FRAME_BYTES 1024U /* parsed where larger ones must wait */
 
 static int on_io(sd_event_source *source, int fd, uint32_t revents, void *userdata);
@@ -28,8 +30,12 @@ int ipc_connection_new(IpcServer *s, IpcUser *user, int fd) {
                 (void) safe_close(fd);
                 return -ENOMEM;
         }
-        *c = (IpcConnection) {
-                .server = s, .user = user, .uid = user->uid, .fd = fd, .io_events = EPOLLIN,
+        *c = (IpcConnection){
+                .server = s,
+                .user = user,
+                .uid = user->uid,
+                .fd = fd,
+                .io_events = EPOLLIN,
         };
 
         r = sd_event_add_io(s->event, &c->io, fd, c->io_events, on_io, c);
@@ -82,12 +88,15 @@ unsigned ipc_connection_idleness(const IpcConnection *c) {
                 return 2;
         if (c->calls_head)
                 return 0;
-        return !c->had_call || varlink_reader_pending(&c->reader) > 0 || ipc_connection_unread(c) > 0 ? 2 : 1;
+        return !c->had_call || varlink_reader_pending(&c->reader) > 0 ||
+                                               ipc_connection_unread(c) > 0 ?
+                               2 :
+                               1;
 }
 
 void ipc_connection_charge(IpcConnection *c) {
-        uint64_t bytes = varlink_reader_allocated(&c->reader) + c->held_size + c->out.allocated + c->append_bytes +
-                         c->n_calls * sizeof(IpcCall) + c->frames_bytes;
+        uint64_t bytes = varlink_reader_allocated(&c->reader) + c->held_size + c->out.allocated +
+                         c->append_bytes + c->n_calls * sizeof(IpcCall) + c->frames_bytes;
 
         if (c->streaming && c->calls_head)
                 bytes += c->calls_head->ends.allocated;
@@ -115,7 +124,7 @@ static IpcCall *call_new(IpcConnection *c, size_t frame_size) {
 
         if (!call)
                 return NULL;
-        *call = (IpcCall) {
+        *call = (IpcCall){
                 .server = c->server,
                 .connection = c,
                 .frame_size = frame_size,
@@ -220,7 +229,8 @@ void ipc_call_reply_text(IpcCall *call, const char *parameters, bool continues) 
         int r;
 
         if (out) {
-                r = buffer_appendf(out, "{\"parameters\":{%s}%s}", parameters, continues ? ",\"continues\":true" : "");
+                r = buffer_appendf(out, "{\"parameters\":{%s}%s}", parameters,
+                                   continues ? ",\"continues\":true" : "");
                 if (r >= 0)
                         r = buffer_append(out, "", 1); /* the NUL that ends a frame */
                 note_frame(call, out, before, r);
@@ -234,8 +244,8 @@ void ipc_call_reply_text(IpcCall *call, const char *parameters, bool continues) 
 /* Taking calls. */
 
 static bool has_room_for_replies(const IpcConnection *c) {
-        return c->n_calls < IPC_CALLS_MAX && ipc_connection_unread(c) + c->frames_bytes < IPC_OUT_BYTES_MAX &&
-               !c->streaming;
+        return c->n_calls < IPC_CALLS_MAX &&
+               ipc_connection_unread(c) + c->frames_bytes < IPC_OUT_BYTES_MAX && !c->streaming;
 }
 
 /* Until the server tells that the outbox, or else a budget, has room again. */
@@ -249,9 +259,11 @@ static bool must_be_alone(const IpcConnection *c, const VarlinkCall *v) {
         return c->calls_head && !ipc_method_is_concurrent(v);
 }
 
-/* Whether it is too large for a call that is held while others are under way: parsed, it takes much more room. */
+/* Whether it is too large for a call that is held while others are under way: parsed, it takes much
+ * more room. */
 static bool is_too_large(const IpcConnection *c, const VarlinkCall *v) {
-        return c->held_size > IPC_SMALL_FRAME_BYTES && (must_be_alone(c, v) || !ipc_method_is_send(v));
+        return c->held_size > IPC_SMALL_FRAME_BYTES &&
+               (must_be_alone(c, v) || !ipc_method_is_send(v));
 }
 
 /* Runs the held message. 0, or -EAGAIN: it stays held. */
@@ -279,11 +291,14 @@ static int run_held(IpcConnection *c) {
         }
         c->had_call = true;
         if (r < 0)
-                ipc_method_refuse(call, r, "method, parameters or a flag is missing, has the wrong type or contradicts "
-                                           "another");
+                ipc_method_refuse(call, r,
+                                  "method, parameters or a flag is missing, has the wrong type or "
+                                  "contradicts "
+                                  "another");
         else if (too_large)
                 ipc_method_refuse(call, -E2BIG,
-                                  "only Send takes calls of this size, with \"more\" when no other call is under way");
+                                  "only Send takes calls of this size, with \"more\" when no other "
+                                  "call is under way");
         else {
                 call->more = c->streaming = v.more;
                 call->oneway = v.oneway;
@@ -301,15 +316,17 @@ static int run_held(IpcConnection *c) {
         return 0;
 }
 
-/* Parsed messages take much more room than their text, so they must not pile up while the outbox has none. What is
- * small and no Send is answered meanwhile: whoever asks why nothing moves must not wait for that, too. */
+/* Parsed messages take much more room than their text, so they must not pile up while the outbox
+ * has none. What is small and no Send is answered meanwhile: whoever asks why nothing moves must
+ * not wait for that, too. */
 static bool may_parse(IpcConnection *c) {
         const char *text;
         size_t n;
 
         if (!c->server->outbox_busy)
                 return true;
-        return varlink_reader_peek(&c->reader, &text, &n) && n <= TINY_FRAME_BYTES && !memmem(text, n, "Send", 4);
+        return varlink_reader_peek(&c->reader, &text, &n) && n <= TINY_FRAME_BYTES &&
+               !memmem(text, n, "Send", 4);
 }
 
 /* Parses the next message into held. 1, 0 when there is none, or -EAGAIN when parsing must wait. */
@@ -368,7 +385,8 @@ void ipc_connection_write(IpcConnection *c) {
                 if (n < 0 && errno == EINTR)
                         continue;
                 if (n < 0 && errno == EAGAIN) {
-                        /* A client that is always a little behind would let what was sent pile up. */
+                        /* A client that is always a little behind would let what was sent pile up.
+                         */
                         if (c->out_offset >= IPC_OUT_BYTES_MAX / 4) {
                                 buffer_consume(&c->out, c->out_offset);
                                 c->out_offset = 0;
@@ -415,8 +433,8 @@ static bool wants_input(IpcConnection *c) {
         return !c->input_over && !c->held && !c->waiting && has_room_for_replies(c);
 }
 
-/* The client is gone, so nobody reads replies, but what it sent before is taken where there is room at once: it may
- * have been a call that wants no reply. */
+/* The client is gone, so nobody reads replies, but what it sent before is taken where there is room
+ * at once: it may have been a call that wants no reply. */
 static void take_rest(IpcConnection *c) {
         c->hung_up = true;
         while (wants_input(c) && !c->failed && read_input(c) > 0)
@@ -428,14 +446,16 @@ static int on_io(sd_event_source *source, int fd, uint32_t revents, void *userda
 
         if (revents & (EPOLLHUP | EPOLLERR))
                 take_rest(c);
-        else if ((revents & EPOLLIN) && wants_input(c) && ipc_server_has_budget(c->server, c, IPC_READ_BYTES))
+        else if ((revents & EPOLLIN) && wants_input(c) &&
+                 ipc_server_has_budget(c->server, c, IPC_READ_BYTES))
                 (void) read_input(c); /* what it found is in c */
         ipc_connection_run(c);
         return 0;
 }
 
 static void update_events(IpcConnection *c) {
-        uint32_t events = (wants_input(c) ? EPOLLIN : 0) | (ipc_connection_unread(c) > 0 ? EPOLLOUT : 0);
+        uint32_t events = (wants_input(c) ? EPOLLIN : 0) |
+                          (ipc_connection_unread(c) > 0 ? EPOLLOUT : 0);
 
         if (events == c->io_events)
                 return;
@@ -444,7 +464,8 @@ static void update_events(IpcConnection *c) {
         c->io_events = events;
 }
 
-/* A frame was too long: there is no way to find the next one, so the error is the last thing said. */
+/* A frame was too long: there is no way to find the next one, so the error is the last thing said.
+ */
 static void refuse_too_long(IpcConnection *c) {
         IpcCall *call;
 
@@ -458,8 +479,8 @@ static void refuse_too_long(IpcConnection *c) {
 
 static bool is_finished(IpcConnection *c) {
         return c->failed || c->hung_up ||
-               (c->input_over && !c->held && !c->calls_head && !c->too_long && ipc_connection_unread(c) == 0 &&
-                !varlink_reader_has_frame(&c->reader));
+               (c->input_over && !c->held && !c->calls_head && !c->too_long &&
+                ipc_connection_unread(c) == 0 && !varlink_reader_has_frame(&c->reader));
 }
 
 void ipc_connection_run(IpcConnection *c) {
@@ -473,7 +494,8 @@ void ipc_connection_run(IpcConnection *c) {
         refuse_too_long(c);
         ipc_connection_write(c);
         ipc_connection_charge(c);
-        if (ipc_connection_unread(c) >= IPC_OUT_BYTES_MAX && ipc_server_is_over_budget(c->server, c))
+        if (ipc_connection_unread(c) >= IPC_OUT_BYTES_MAX &&
+            ipc_server_is_over_budget(c->server, c))
                 c->failed = true; /* it makes its calls answer more than it reads */
         if (wants_input(c) && !ipc_server_has_budget(c->server, c, IPC_READ_BYTES))
                 connection_wait(c, false);
@@ -483,7 +505,7 @@ void ipc_connection_run(IpcConnection *c) {
                 (void) ipc_connection_free(c);
         else if (!c->waiting && !c->blocked && has_room_for_replies(c) &&
                  (c->held || varlink_reader_has_frame(&c->reader)))
-                /* The socket took the replies, so there is room again and no event to tell. Others get their turn
-                 * before it goes on. */
+                /* The socket took the replies, so there is room again and no event to tell. Others
+                 * get their turn before it goes on. */
                 ipc_connection_schedule(c);
 }

@@ -1,6 +1,7 @@
-/* Send is the hot path: a message costs one walk over its fields, one check, one encoded bag and no allocation of its
- * own. Texts are borrowed from the parsed call, bags and decoded bodies of a call lie one behind the other in two
- * buffers, so offsets are turned into pointers only when the last message is in. */
+/* Send is the hot path: a message costs one walk over its fields, one check, one encoded bag and no
+ * allocation of its own. Texts are borrowed from the parsed call, bags and decoded bodies of a call
+ * lie one behind the other in two buffers, so offsets are turned into pointers only when the last
+ * message is in. */
 #include "daemon/ipc-method.h"
 
 #include "iothubd-varlink-text.h"
@@ -12,22 +13,24 @@
 
 #define SERVICE "org.varlink.service"
 #define INTERFACE "io.iothubd"
-/* 2025-01-01: a clock that reads less runs from its reset value, and "taken in 1970" is worse than no time. */
+/* 2025-01-01: a clock that reads less runs from its reset value, and "taken in 1970" is worse than
+ * no time. */
 #define CLOCK_PLAUSIBLE_USEC (1735689600U * USEC_PER_SEC)
 /* What comes from here on has no place in the four digits of $.ctime. */
 #define YEAR_10000_USEC (UINT64_C(253402300800) * USEC_PER_SEC)
 
 /* https://varlink.org/Service; the interface that every service has. */
 static const char service_text[] =
-        "interface org.varlink.service\n\n"
-        "method GetInfo() -> (vendor: string, product: string, version: string, url: string, interfaces: []string)\n\n"
-        "method GetInterfaceDescription(interface: string) -> (description: string)\n\n"
-        "error InterfaceNotFound (interface: string)\n"
-        "error MethodNotFound (method: string)\n"
-        "error MethodNotImplemented (method: string)\n"
-        "error InvalidParameter (parameter: string)\n"
-        "error PermissionDenied ()\n"
-        "error ExpectedMore ()\n";
+                "interface org.varlink.service\n\n"
+                "method GetInfo() -> (vendor: string, product: string, version: string, url: "
+                "string, interfaces: []string)\n\n"
+                "method GetInterfaceDescription(interface: string) -> (description: string)\n\n"
+                "error InterfaceNotFound (interface: string)\n"
+                "error MethodNotFound (method: string)\n"
+                "error MethodNotImplemented (method: string)\n"
+                "error InvalidParameter (parameter: string)\n"
+                "error PermissionDenied ()\n"
+                "error ExpectedMore ()\n";
 
 /* Errors. */
 
@@ -48,7 +51,8 @@ static void fill_full(IpcServer *s, struct json_object *o) {
         OutboxStats stats;
 
         outbox_get_stats(s->outbox, &stats);
-        (void) json_add_u64(o, "usedBytes", stats.used_bytes); /* what does not fit is left out, the reason stays */
+        /* What does not fit is left out, the reason stays. */
+        (void) json_add_u64(o, "usedBytes", stats.used_bytes);
         (void) json_add_u64(o, "maxBytes", stats.max_bytes);
         (void) json_add_u64(o, "keepFreeBytes", stats.keep_free_bytes);
         (void) json_add_u64(o, "freeBytes", stats.fs_free_bytes);
@@ -59,11 +63,14 @@ static const struct {
         int error;
         const char *name, *limit, *reason;
 } errors[] = {
-        { -ENOSPC, "OutboxFull", NULL, "the outbox is full: messages wait for the hub, or the disk has no room" },
+        { -ENOSPC, "OutboxFull", NULL,
+          "the outbox is full: messages wait for the hub, or the disk has no room" },
         { -EPERM, "StreamMismatch", NULL, "the stream belongs to another lane or user" },
-        { -ENOBUFS, "LimitExceeded", "bytes in flight", "the call is larger than the outbox takes at a time" },
+        { -ENOBUFS, "LimitExceeded", "bytes in flight",
+          "the call is larger than the outbox takes at a time" },
         { -ENOMEM, "LimitExceeded", "memory", "out of memory" },
-        { -EMSGSIZE, "LimitExceeded", "size of a record", "a message is larger than the outbox can record" },
+        { -EMSGSIZE, "LimitExceeded", "size of a record",
+          "a message is larger than the outbox can record" },
         { -ECANCELED, "ShuttingDown", NULL, NULL },
         { -ENOENT, "NoSuchMessage", NULL, NULL },
         { -ESTALE, "StreamGap", NULL, NULL },
@@ -99,7 +106,8 @@ void ipc_method_refuse(IpcCall *call, int r, const char *reason) {
 
         if (r == -EMSGSIZE || r == -E2BIG) {
                 (void) json_add_string(o, "limit", "size of one call");
-                (void) json_add_string(o, "reason", r == -E2BIG ? reason : "a call takes at most 1048576 bytes");
+                (void) json_add_string(o, "reason",
+                                       r == -E2BIG ? reason : "a call takes at most 1048576 bytes");
                 ipc_call_error(call, INTERFACE ".LimitExceeded", o);
                 return;
         }
@@ -162,12 +170,15 @@ static int get_body_base64(SendBatch *b, struct json_object *v, HubMessage *h, O
         int r;
 
         if (h->body)
-                return refuse_field(b, "bodyBase64", "only one of body and bodyBase64 can be given");
+                return refuse_field(b, "bodyBase64",
+                                    "only one of body and bodyBase64 can be given");
         if (!json_object_is_type(v, json_type_string))
                 return refuse_field(b, "bodyBase64", "must be a string");
-        r = base64_decode(json_object_get_string(v), (size_t) json_object_get_string_len(v), &body, &n);
+        r = base64_decode(json_object_get_string(v), (size_t) json_object_get_string_len(v), &body,
+                          &n);
         if (r == -EINVAL)
-                return refuse_field(b, "bodyBase64", "must be base64 with padding and without line breaks");
+                return refuse_field(b, "bodyBase64",
+                                    "must be base64 with padding and without line breaks");
         if (r < 0)
                 return r;
         r = buffer_append(&b->bodies, body, n);
@@ -196,7 +207,7 @@ static int get_properties(SendBatch *b, struct json_object *v, PropertyBag *bag)
                 if (r < 0)
                         return r;
                 /* Borrowed: what reads them takes them as const. */
-                bag->items[bag->n_items++] = (Property) { .name = name, .value = (char *) s };
+                bag->items[bag->n_items++] = (Property){ .name = name, .value = (char *) s };
         }
         return 0;
 }
@@ -212,7 +223,8 @@ static int get_lane(SendBatch *b, struct json_object *v, OutboxMessage *m) {
         return m->lane < 0 ? refuse_field(b, "lane", "must be urgent, normal or bulk") : 0;
 }
 
-static int get_usec(SendBatch *b, const char *field, struct json_object *v, usec_t min, usec_t max, usec_t *ret) {
+static int get_usec(SendBatch *b, const char *field, struct json_object *v, usec_t min, usec_t max,
+                    usec_t *ret) {
         int64_t n;
 
         if (!json_object_is_type(v, json_type_int))
@@ -224,8 +236,8 @@ static int get_usec(SendBatch *b, const char *field, struct json_object *v, usec
         return 0;
 }
 
-static int get_field(SendBatch *b, const char *name, struct json_object *v, HubMessage *h, OutboxMessage *m,
-                     PropertyBag *bag) {
+static int get_field(SendBatch *b, const char *name, struct json_object *v, HubMessage *h,
+                     OutboxMessage *m, PropertyBag *bag) {
         if (streq(name, "body"))
                 return get_body(b, v, h);
         if (streq(name, "bodyBase64"))
@@ -245,11 +257,13 @@ static int get_field(SendBatch *b, const char *name, struct json_object *v, HubM
         if (streq(name, "timeToLiveUSec"))
                 return get_usec(b, "timeToLiveUSec", v, 1, INT64_MAX, &m->time_to_live_usec);
         if (streq(name, "creationTimeUSec"))
-                return get_usec(b, "creationTimeUSec", v, 0, YEAR_10000_USEC, &h->creation_time_usec);
+                return get_usec(b, "creationTimeUSec", v, 0, YEAR_10000_USEC,
+                                &h->creation_time_usec);
         return refuse_field(b, name, "no field of a message");
 }
 
-/* Checks one message and adds it. 0, -EINVAL or -EMSGSIZE with the field and reason in b, or -ENOMEM. */
+/* Checks one message and adds it. 0, -EINVAL or -EMSGSIZE with the field and reason in b, or
+ * -ENOMEM. */
 static int send_batch_add(SendBatch *b, struct json_object *o) {
         static const char here; /* any address but NULL: the body is not one of b->bodies */
         OutboxMessage *m = &b->messages[b->n_messages];
@@ -260,14 +274,17 @@ static int send_batch_add(SendBatch *b, struct json_object *o) {
 
         if (!json_object_is_type(o, json_type_object))
                 return refuse_field(b, "", "a message must be an object");
-        *m = (OutboxMessage) { .lane = OUTBOX_LANE_NORMAL, .body = &here, .time_to_live_usec = USEC_INFINITY };
+        *m = (OutboxMessage){ .lane = OUTBOX_LANE_NORMAL,
+                              .body = &here,
+                              .time_to_live_usec = USEC_INFINITY };
         json_object_object_foreach(o, name, v) {
                 r = v ? get_field(b, name, v, &h, m, &bag) : 0; /* null is absent */
                 if (r < 0)
                         return r;
         }
         h.properties = &bag;
-        r = hub_message_check(&h, b->topic_prefix_size, OUTBOX_MADE_ID_MAX, &b->error_field_made, &b->error_reason);
+        r = hub_message_check(&h, b->topic_prefix_size, OUTBOX_MADE_ID_MAX, &b->error_field_made,
+                              &b->error_reason);
         if (r < 0) {
                 b->error_field = b->error_field_made;
                 return r;
@@ -306,11 +323,14 @@ static void invalid_message(IpcCall *call, const SendBatch *b, size_t index, int
         (void) json_add_u64(o, "index", index);
         (void) json_add_string(o, "field", strempty(b->error_field));
         (void) json_add_string(o, "reason", strempty(b->error_reason));
-        ipc_call_error(call, r == -EMSGSIZE ? INTERFACE ".MessageTooLarge" : INTERFACE ".InvalidMessage", o);
+        ipc_call_error(call,
+                       r == -EMSGSIZE ? INTERFACE ".MessageTooLarge" : INTERFACE ".InvalidMessage",
+                       o);
 }
 
 /* Fills b from the array. 0, or the call was answered: -errno. */
-static int send_batch_fill(IpcServer *s, IpcCall *call, SendBatch *b, struct json_object *array, bool one_lane) {
+static int send_batch_fill(IpcServer *s, IpcCall *call, SendBatch *b, struct json_object *array,
+                           bool one_lane) {
         size_t n = json_object_array_length(array);
         usec_t now = now_usec(CLOCK_REALTIME);
         int r = 0;
@@ -336,7 +356,8 @@ static int send_batch_fill(IpcServer *s, IpcCall *call, SendBatch *b, struct jso
         return r;
 }
 
-static void on_durable(int error, uint64_t first, uint64_t last, uint64_t n_duplicates, void *userdata) {
+static void on_durable(int error, uint64_t first, uint64_t last, uint64_t n_duplicates,
+                       void *userdata) {
         IpcCall *call = userdata;
         char text[128];
 
@@ -352,20 +373,23 @@ static void on_durable(int error, uint64_t first, uint64_t last, uint64_t n_dupl
                 ipc_call_reply_text(call, text, false);
         } else {
                 (void) snprintf(text, sizeof(text),
-                                "\"first\":%" PRIu64 ",\"last\":%" PRIu64 ",\"duplicates\":%" PRIu64, first, last,
-                                n_duplicates);
+                                "\"first\":%" PRIu64 ",\"last\":%" PRIu64
+                                ",\"duplicates\":%" PRIu64,
+                                first, last, n_duplicates);
                 ipc_call_reply_text(call, text, false);
         }
 }
 
 /* Hands the batch over. 0, or -EAGAIN. */
-static int send_append(IpcServer *s, IpcCall *call, const SendBatch *b, const OutboxStream *stream) {
+static int send_append(IpcServer *s, IpcCall *call, const SendBatch *b,
+                       const OutboxStream *stream) {
         uint64_t next = 0;
         int r;
 
-        /* The callback may not come before the return, so the charge can wait until it is known to come at all. */
-        r = outbox_append(s->outbox, b->messages, b->n_messages, stream, call->connection->uid, on_durable, call,
-                          &next);
+        /* The callback may not come before the return, so the charge can wait until it is known to
+         * come at all. */
+        r = outbox_append(s->outbox, b->messages, b->n_messages, stream, call->connection->uid,
+                          on_durable, call, &next);
         if (r >= 0) {
                 ipc_server_append_started(s, call);
                 return 0;
@@ -401,7 +425,7 @@ static int method_send(IpcServer *s, IpcCall *call, const VarlinkCall *v) {
 
         b.messages = NULL;
         b.n_messages = 0;
-        b.bags = b.bodies = (Buffer) {};
+        b.bags = b.bodies = (Buffer){};
         b.error_field = b.error_reason = b.error_field_made = NULL;
 
         if (s->shutting_down) {
@@ -504,7 +528,8 @@ static int method_get_message(IpcServer *s, IpcCall *call, const VarlinkCall *v)
         has_id = json_get_string(v->parameters, "messageId", &id, &id_size);
         if (has_seq < 0 || (has_seq > 0 && seq == 0))
                 invalid_parameter(call, "sequenceNumber");
-        else if (has_id < 0 || has_id == has_seq || (has_id > 0 && (id_size == 0 || strlen(id) != id_size)))
+        else if (has_id < 0 || has_id == has_seq ||
+                 (has_id > 0 && (id_size == 0 || strlen(id) != id_size)))
                 invalid_parameter(call, "messageId"); /* exactly one of the two */
         else
                 ipc_wait_lookup(s, call, seq, id);
@@ -518,8 +543,9 @@ static int method_flush(IpcServer *s, IpcCall *call, const VarlinkCall *v) {
 
 static int method_get_info(IpcServer *s, IpcCall *call, const VarlinkCall *v) {
         ipc_call_reply_text(call,
-                            "\"vendor\":\"iothubd\",\"product\":\"iothubd\",\"version\":\"" PROJECT_VERSION
-                            "\",\"url\":\"\",\"interfaces\":[\"" SERVICE "\",\"" INTERFACE "\"]",
+                            "\"vendor\":\"iothubd\",\"product\":\"iothubd\",\"version\":"
+                            "\"" PROJECT_VERSION "\",\"url\":\"\",\"interfaces\":[\"" SERVICE
+                            "\",\"" INTERFACE "\"]",
                             false);
         return 0;
 }
@@ -536,7 +562,8 @@ static int method_get_description(IpcServer *s, IpcCall *call, const VarlinkCall
                 error_with(call, SERVICE ".InterfaceNotFound", "interface", name);
                 return 0;
         }
-        if (json_add_string(o, "description", streq(name, SERVICE) ? service_text : iothubd_varlink_text) < 0)
+        if (json_add_string(o, "description",
+                            streq(name, SERVICE) ? service_text : iothubd_varlink_text) < 0)
                 ipc_call_error_errno(s, call, -ENOMEM, 0);
         else
                 ipc_call_reply(call, o);

@@ -29,15 +29,17 @@ struct IpcServer {
         bool bound; /* the socket file is ours to remove */
 
         IpcConnection *connections, *connections_tail;
-        IpcConnection *waiting, *waiting_tail; /* those that wait for a budget or the outbox, the longest first */
-        IpcConnection *wake_next; /* run_waiting() goes on there */
+        IpcConnection *waiting, *waiting_tail; /* those that wait for a budget or the outbox, the
+                                                  longest first */
+        IpcConnection *wake_next;              /* run_waiting() goes on there */
         size_t n_waiting;
         unsigned n_connections;
         IpcUser *users;
         uint64_t bytes, append_bytes;
         size_t n_appends; /* calls that the outbox has, also of clients that are gone */
-        uint64_t tick; /* counts what happens, to tell old from new without a clock */
-        bool outbox_busy; /* it had no room: nobody sends until those who wait have had their turn */
+        uint64_t tick;    /* counts what happens, to tell old from new without a clock */
+        bool outbox_busy; /* it had no room: nobody sends until those who wait have had their turn
+                           */
         bool outbox_has_room; /* something arrived since */
 
         sd_event_source *run;  /* deferred: runs what is scheduled */
@@ -55,8 +57,8 @@ void ipc_server_schedule(IpcServer *s, IpcConnection *c);
 /* A budget or the outbox has more room than before. */
 void ipc_server_wake(IpcServer *s);
 
-/* Whether n more bytes may be taken from the connection. Closes another one that holds on to the budget, where waiting
- * would not help; it never closes c. */
+/* Whether n more bytes may be taken from the connection. Closes another one that holds on to the
+ * budget, where waiting would not help; it never closes c. */
 bool ipc_server_has_budget(IpcServer *s, IpcConnection *c, size_t n);
 
 /* Whether its user holds more than allowed already. */

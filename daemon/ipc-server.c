@@ -22,7 +22,8 @@
 static int on_run(sd_event_source *source, void *userdata);
 static int on_trim(sd_event_source *source, void *userdata);
 
-static int add_deferred(IpcServer *s, int64_t priority, sd_event_handler_t handler, sd_event_source **ret) {
+static int add_deferred(IpcServer *s, int64_t priority, sd_event_handler_t handler,
+                        sd_event_source **ret) {
         int r;
 
         r = sd_event_add_defer(s->event, ret, handler, s);
@@ -32,14 +33,15 @@ static int add_deferred(IpcServer *s, int64_t priority, sd_event_handler_t handl
         return r < 0 ? r : sd_event_source_set_enabled(*ret, SD_EVENT_OFF);
 }
 
-int ipc_server_new(sd_event *event, const IpcServerOptions *options, Outbox *outbox, Uplink *uplink, IpcServer **ret) {
+int ipc_server_new(sd_event *event, const IpcServerOptions *options, Outbox *outbox, Uplink *uplink,
+                   IpcServer **ret) {
         _cleanup_(ipc_server_freep) IpcServer *s = NULL;
         int r;
 
         s = malloc(sizeof(*s));
         if (!s)
                 return -ENOMEM;
-        *s = (IpcServer) {
+        *s = (IpcServer){
                 .event = sd_event_ref(event),
                 .options = *options,
                 .outbox = outbox,
@@ -49,9 +51,11 @@ int ipc_server_new(sd_event *event, const IpcServerOptions *options, Outbox *out
         };
         s->run_queue_end = &s->run_queue;
         s->options.socket = s->socket = options->socket ? strdup(options->socket) : NULL;
-        s->options.socket_group = s->socket_group = options->socket_group ? strdup(options->socket_group) : NULL;
+        s->options.socket_group = s->socket_group =
+                        options->socket_group ? strdup(options->socket_group) : NULL;
         s->read_buffer = malloc(IPC_READ_BYTES);
-        if ((options->socket && !s->socket) || (options->socket_group && !s->socket_group) || !s->read_buffer)
+        if ((options->socket && !s->socket) || (options->socket_group && !s->socket_group) ||
+            !s->read_buffer)
                 return -ENOMEM;
 
         r = add_deferred(s, SD_EVENT_PRIORITY_NORMAL, on_run, &s->run);
@@ -82,7 +86,8 @@ IpcServer *ipc_server_free(IpcServer *s) {
                 close_listener(s->listeners[i]);
         free(s->listeners);
         for (IpcConnection *c = s->connections; c; c = c->next)
-                ipc_connection_write(c); /* what has been decided in the last turn is told as far as a socket takes it */
+                ipc_connection_write(c); /* what has been decided in the last turn is told as far as
+                                            a socket takes it */
         while (s->connections)
                 (void) ipc_connection_free(s->connections);
         while (s->subscriptions.heads[IPC_WAIT_ORPHAN]) {
@@ -113,7 +118,7 @@ static IpcUser *user_get(IpcServer *s, uid_t uid) {
         u = malloc(sizeof(*u));
         if (!u)
                 return NULL;
-        *u = (IpcUser) { .uid = uid, .next = s->users };
+        *u = (IpcUser){ .uid = uid, .next = s->users };
         s->users = u;
         return u;
 }
@@ -129,9 +134,11 @@ static void user_release(IpcServer *s, IpcUser *u) {
                 }
 }
 
-/* The connection that can best be done without, of one user (NULL: of all): an incomplete one before an idle one, of
- * these the one that got or took bytes longest ago; only those at least this idle. */
-static IpcConnection *find_victim(IpcServer *s, const IpcUser *u, const IpcConnection *except, unsigned idleness_min) {
+/* The connection that can best be done without, of one user (NULL: of all): an incomplete one
+ * before an idle one, of these the one that got or took bytes longest ago; only those at least this
+ * idle. */
+static IpcConnection *find_victim(IpcServer *s, const IpcUser *u, const IpcConnection *except,
+                                  unsigned idleness_min) {
         IpcConnection *victim = NULL;
         unsigned victim_idleness = idleness_min;
 
@@ -148,13 +155,15 @@ static IpcConnection *find_victim(IpcServer *s, const IpcUser *u, const IpcConne
         return victim;
 }
 
-/* The connection of a user that holds most bytes which are not on their way to the disk, if that is much. */
+/* The connection of a user that holds most bytes which are not on their way to the disk, if that is
+ * much. */
 static IpcConnection *find_hog(IpcServer *s, const IpcUser *u, const IpcConnection *except) {
         uint64_t most = IPC_READ_BYTES / 2;
         IpcConnection *hog = NULL;
 
         for (IpcConnection *c = s->connections; c; c = c->next)
-                if (c->user == u && c != except && !c->running && c->charged - c->append_bytes > most) {
+                if (c->user == u && c != except && !c->running &&
+                    c->charged - c->append_bytes > most) {
                         most = c->charged - c->append_bytes;
                         hog = c;
                 }
@@ -168,7 +177,7 @@ static void log_client_limit(IpcServer *s, uid_t uid, const char *what) {
         if (!log_rate_pass(&s->client_rate, &n_suppressed))
                 return;
         (void) snprintf(field, sizeof(field), "IOTHUBD_PEER_UID=%lu", (unsigned long) uid);
-        log_event(LOG_WARNING, MSG_CLIENT_LIMIT, (const char *const[]) { field, NULL },
+        log_event(LOG_WARNING, MSG_CLIENT_LIMIT, (const char *const[]){ field, NULL },
                   "Local user %lu reached a limit, %s%s", (unsigned long) uid, what,
                   n_suppressed > 0 ? " (and more like this since the last such line)" : "");
 }
@@ -199,7 +208,8 @@ bool ipc_server_has_budget(IpcServer *s, IpcConnection *c, size_t n) {
                 if (!user_over && !all_over)
                         return true;
                 if (append_bytes >= bytes / 2)
-                        return false; /* most of it is on its way to the disk and will be free soon */
+                        return false; /* most of it is on its way to the disk and will be free soon
+                                       */
                 victim = find_victim(s, u, c, 2);
                 if (!victim)
                         victim = find_hog(s, u, c);
@@ -276,7 +286,8 @@ void ipc_server_schedule(IpcServer *s, IpcConnection *c) {
                 *s->run_queue_end = c;
                 s->run_queue_end = &c->run_next;
         }
-        (void) sd_event_source_set_enabled(s->run, SD_EVENT_ONESHOT); /* fails only for a source that is gone */
+        (void) sd_event_source_set_enabled(
+                        s->run, SD_EVENT_ONESHOT); /* fails only for a source that is gone */
 }
 
 void ipc_server_add_waiting(IpcServer *s, IpcConnection *c) {
@@ -322,7 +333,8 @@ static void run_queue(IpcServer *s) {
                 c->scheduled = false;
                 ipc_connection_run(c);
                 if (last)
-                        return; /* what was added meanwhile has the next turn, so that sockets get theirs */
+                        return; /* what was added meanwhile has the next turn, so that sockets get
+                                   theirs */
         }
 }
 
@@ -344,8 +356,8 @@ static void wait_first_again(IpcServer *s, IpcConnection *c) {
         s->n_waiting++;
 }
 
-/* In the order in which they began to wait, each at most once. What is not run keeps its place, what must wait again
- * goes to the end. */
+/* In the order in which they began to wait, each at most once. What is not run keeps its place,
+ * what must wait again goes to the end. */
 static void run_waiting_of(IpcServer *s, size_t n_users, bool above_share) {
         size_t n = s->n_waiting;
 
@@ -357,15 +369,17 @@ static void run_waiting_of(IpcServer *s, size_t n_users, bool above_share) {
                     (c->user->append_bytes * n_users > s->append_bytes) != above_share)
                         continue;
                 ipc_connection_run(c);
-                if (s->outbox_busy && s->n_appends == n_appends && s->waiting_tail == c && c->waits_for_outbox)
+                if (s->outbox_busy && s->n_appends == n_appends && s->waiting_tail == c &&
+                    c->waits_for_outbox)
                         wait_first_again(s, c);
         }
         s->wake_next = NULL;
 }
 
-/* What room there is goes first to users who have less than their share of what is on its way to the disk: else one who
- * always has more to send, on many connections, would leave none to the others. Until somebody finds no room again
- * (outbox_busy), which also keeps those from pushing in who did not wait. */
+/* What room there is goes first to users who have less than their share of what is on its way to
+ * the disk: else one who always has more to send, on many connections, would leave none to the
+ * others. Until somebody finds no room again (outbox_busy), which also keeps those from pushing in
+ * who did not wait. */
 static void run_waiting(IpcServer *s) {
         size_t n_users = count_users(s);
 
@@ -388,8 +402,9 @@ static int on_run(sd_event_source *source, void *userdata) {
         return 0;
 }
 
-/* A parsed call takes up to 300 times its text ("{}" 750 bytes), and glibc keeps what lies below the top of its heap.
- * Nothing else is to be done now, so there is time to give it back, if it is worth the page faults later. */
+/* A parsed call takes up to 300 times its text ("{}" 750 bytes), and glibc keeps what lies below
+ * the top of its heap. Nothing else is to be done now, so there is time to give it back, if it is
+ * worth the page faults later. */
 static int on_trim(sd_event_source *source, void *userdata) {
         if (mallinfo2().fordblks > TRIM_BYTES_MIN)
                 (void) malloc_trim(0); /* tells whether it found something; either is fine */
@@ -397,7 +412,8 @@ static int on_trim(sd_event_source *source, void *userdata) {
 }
 
 void ipc_server_trim_later(IpcServer *s) {
-        (void) sd_event_source_set_enabled(s->trim, SD_EVENT_ONESHOT); /* fails only for a source that is gone */
+        (void) sd_event_source_set_enabled(
+                        s->trim, SD_EVENT_ONESHOT); /* fails only for a source that is gone */
 }
 
 /* Accepting. */
@@ -406,9 +422,11 @@ static void refuse(int fd, const char *limit) {
         char text[256];
         int n = snprintf(text, sizeof(text),
                          "{\"error\":\"io.iothubd.LimitExceeded\",\"parameters\":{\"limit\":\"%s\","
-                         "\"reason\":\"too many connections, all of them busy\"}}", limit);
+                         "\"reason\":\"too many connections, all of them busy\"}}",
+                         limit);
 
-        (void) send(fd, text, (size_t) n + 1, MSG_DONTWAIT | MSG_NOSIGNAL); /* a courtesy; the end of file tells it, too */
+        (void) send(fd, text, (size_t) n + 1,
+                    MSG_DONTWAIT | MSG_NOSIGNAL); /* a courtesy; the end of file tells it, too */
 }
 
 /* Whether there is room for one more of that user, after closing an idle one where needed. */
@@ -421,7 +439,8 @@ static bool make_room(IpcServer *s, IpcUser *u, int fd) {
                 return true;
         victim = find_victim(s, u, NULL, 1);
         if (!victim && !user_full)
-                victim = find_victim(s, NULL, NULL, 2); /* anybody's half a frame, but nobody's idle connection */
+                victim = find_victim(s, NULL, NULL,
+                                     2); /* anybody's half a frame, but nobody's idle connection */
         if (victim) {
                 evict(s, victim);
                 return true;
@@ -443,7 +462,8 @@ int ipc_server_add_connection(IpcServer *s, int fd_consumed) {
         u = user_get(s, peer.uid);
         if (!u)
                 return -ENOMEM;
-        u->n_connections++; /* this one; so the user stays while others of its connections are closed */
+        u->n_connections++; /* this one; so the user stays while others of its connections are
+                               closed */
         if (make_room(s, u, fd))
                 r = ipc_connection_new(s, u, TAKE_FD(fd));
         if (r < 0) {
@@ -461,7 +481,8 @@ static int on_accept_retry(sd_event_source *source, uint64_t usec, void *userdat
         return 0;
 }
 
-/* Descriptors or memory ran out: without a pause the loop would spin on a socket that stays readable. */
+/* Descriptors or memory ran out: without a pause the loop would spin on a socket that stays
+ * readable. */
 static void pause_accept(IpcServer *s, int error) {
         int r;
 
@@ -469,8 +490,8 @@ static void pause_accept(IpcServer *s, int error) {
         for (size_t i = 0; i < s->n_listeners; i++)
                 (void) sd_event_source_set_enabled(s->listeners[i], SD_EVENT_OFF);
         s->accept_timer = sd_event_source_disable_unref(s->accept_timer);
-        r = sd_event_add_time_relative(s->event, &s->accept_timer, CLOCK_MONOTONIC, ACCEPT_RETRY_USEC, 0,
-                                       on_accept_retry, s);
+        r = sd_event_add_time_relative(s->event, &s->accept_timer, CLOCK_MONOTONIC,
+                                       ACCEPT_RETRY_USEC, 0, on_accept_retry, s);
         if (r < 0)
                 log_error_errno(r, "Cannot wait for descriptors, accepting no more: %m");
 }
@@ -493,7 +514,8 @@ static int on_accept(sd_event_source *source, int fd, uint32_t revents, void *us
                         pause_accept(s, -errno);
                         return 0;
                 }
-                (void) ipc_server_add_connection(s, c); /* a refusal was logged; else the client sees the end */
+                (void) ipc_server_add_connection(
+                                s, c); /* a refusal was logged; else the client sees the end */
         }
         return 0;
 }
@@ -545,13 +567,14 @@ static int socket_address(const char *path, struct sockaddr_un *ret, socklen_t *
 
         if (n >= sizeof(ret->sun_path))
                 return -ENAMETOOLONG;
-        *ret = (struct sockaddr_un) { .sun_family = AF_UNIX };
+        *ret = (struct sockaddr_un){ .sun_family = AF_UNIX };
         memcpy(ret->sun_path, path, n + 1);
         *ret_size = (socklen_t) (offsetof(struct sockaddr_un, sun_path) + n + 1);
         return 0;
 }
 
-/* A socket that nobody listens on is left from a crash and in nobody's way; another file is somebody's. */
+/* A socket that nobody listens on is left from a crash and in nobody's way; another file is
+ * somebody's. */
 static int check_not_in_use(const char *path) {
         _cleanup_close_ int fd = -EBADF;
         struct sockaddr_un address;
@@ -631,7 +654,8 @@ static int listen_path(IpcServer *s) {
 }
 
 int ipc_server_listen(IpcServer *s) {
-        /* The environment stays as it is: there are threads already, and nothing is executed that could inherit it. */
+        /* The environment stays as it is: there are threads already, and nothing is executed that
+         * could inherit it. */
         int n = sd_listen_fds(/* unset_environment= */ 0);
 
         if (n < 0)

@@ -1,5 +1,6 @@
-/* Ends arrive as fast as the hub confirms, in bursts of a window. A stream's subscriber gets them as text, gathered
- * until its client has room: one reply for many. What it cannot take in time is dropped, oldest first, and counted. */
+/* Ends arrive as fast as the hub confirms, in bursts of a window. A stream's subscriber gets them
+ * as text, gathered until its client has room: one reply for many. What it cannot take in time is
+ * dropped, oldest first, and counted. */
 #include "daemon/ipc-subscription.h"
 
 #include "daemon/ipc-method.h"
@@ -22,7 +23,8 @@ void ipc_subscription_add(IpcServer *s, IpcCall *call, IpcWait wait) {
 void ipc_subscription_remove(IpcServer *s, IpcCall *call) {
         if (call->wait == IPC_WAIT_NONE)
                 return;
-        *(call->wait_prev ? &call->wait_prev->wait_next : &s->subscriptions.heads[call->wait]) = call->wait_next;
+        *(call->wait_prev ? &call->wait_prev->wait_next : &s->subscriptions.heads[call->wait]) =
+                        call->wait_next;
         if (call->wait_next)
                 call->wait_next->wait_prev = call->wait_prev;
         call->wait_prev = call->wait_next = NULL;
@@ -42,11 +44,14 @@ static int append_string(Buffer *out, const char *name, const char *s) {
         if (r < 0)
                 return r;
         for (p = s; *p; p++)
-                if (*p < ' ' || *p == '"' || *p == '\\' || *p == 0x7f) /* also what is above ASCII */
+                if (*p < ' ' || *p == '"' || *p == '\\' ||
+                    *p == 0x7f) /* also what is above ASCII */
                         break;
         if (*p) {
                 o = json_object_new_string(s);
-                s = o ? json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE) :
+                s = o ? json_object_to_json_string_ext(
+                                        o,
+                                        JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE) :
                         NULL;
                 return s ? buffer_append_string(out, s) : -ENOMEM;
         }
@@ -57,7 +62,8 @@ static int append_string(Buffer *out, const char *name, const char *s) {
 }
 
 static int append_usec(Buffer *out, const char *name, usec_t usec) {
-        return usec == 0 || usec == USEC_INFINITY ? 0 : buffer_appendf(out, "%s%" PRIu64, name, usec);
+        return usec == 0 || usec == USEC_INFINITY ? 0 :
+                                                    buffer_appendf(out, "%s%" PRIu64, name, usec);
 }
 
 int ipc_append_end(Buffer *out, const OutboxSettled *settled) {
@@ -88,7 +94,8 @@ int ipc_append_end(Buffer *out, const OutboxSettled *settled) {
 
 /* Send with "more". */
 
-void ipc_subscribe_ends(IpcServer *s, IpcCall *call, uint64_t first, uint64_t last, uint64_t n_duplicates) {
+void ipc_subscribe_ends(IpcServer *s, IpcCall *call, uint64_t first, uint64_t last,
+                        uint64_t n_duplicates) {
         char text[128];
 
         if (first == 0) {
@@ -96,8 +103,9 @@ void ipc_subscribe_ends(IpcServer *s, IpcCall *call, uint64_t first, uint64_t la
                 ipc_call_reply_text(call, text, false);
                 return;
         }
-        (void) snprintf(text, sizeof(text), "\"first\":%" PRIu64 ",\"last\":%" PRIu64 ",\"duplicates\":%" PRIu64,
-                        first, last, n_duplicates);
+        (void) snprintf(text, sizeof(text),
+                        "\"first\":%" PRIu64 ",\"last\":%" PRIu64 ",\"duplicates\":%" PRIu64, first,
+                        last, n_duplicates);
         call->first = first;
         call->last = last;
         call->n_left = last - first + 1;
@@ -111,7 +119,8 @@ static void tell_end(IpcServer *s, IpcCall *call, const OutboxSettled *settled) 
 
         if (last)
                 ipc_subscription_remove(s, call);
-        if (buffer_append_string(&text, "\"duplicates\":0,\"end\":") < 0 || ipc_append_end(&text, settled) < 0) {
+        if (buffer_append_string(&text, "\"duplicates\":0,\"end\":") < 0 ||
+            ipc_append_end(&text, settled) < 0) {
                 call->connection->failed = true;
                 ipc_connection_schedule(call->connection);
                 return;
@@ -128,7 +137,8 @@ void ipc_subscribe_stream(IpcServer *s, IpcCall *call, const uint8_t stream[stat
 }
 
 static void drop_oldest(IpcServer *s, IpcCall *call) {
-        size_t max = ipc_server_is_over_budget(s, call->connection) ? ENDS_FLUSH_BYTES : ENDS_BYTES_MAX;
+        size_t max = ipc_server_is_over_budget(s, call->connection) ? ENDS_FLUSH_BYTES :
+                                                                      ENDS_BYTES_MAX;
 
         while (call->ends.size - call->ends_offset > max) {
                 const uint8_t *from = call->ends.data + call->ends_offset,
@@ -149,13 +159,15 @@ void ipc_subscription_flush_stream(IpcServer *s, IpcCall *call) {
         size_t n = call->ends.size - call->ends_offset;
         int r;
 
-        if ((call->n_ends == 0 && call->n_missed == 0) || ipc_connection_unread(c) >= IPC_OUT_BYTES_MAX)
+        if ((call->n_ends == 0 && call->n_missed == 0) ||
+            ipc_connection_unread(c) >= IPC_OUT_BYTES_MAX)
                 return;
         r = buffer_append_string(&c->out, "{\"parameters\":{\"ends\":[");
         if (r >= 0 && n > 0)
                 r = buffer_append(&c->out, call->ends.data + call->ends_offset, n - strlen(",\n"));
         if (r >= 0)
-                r = buffer_appendf(&c->out, "],\"missed\":%" PRIu64 "},\"continues\":true}", call->n_missed);
+                r = buffer_appendf(&c->out, "],\"missed\":%" PRIu64 "},\"continues\":true}",
+                                   call->n_missed);
         if (r >= 0)
                 r = buffer_append(&c->out, "", 1);
         if (r < 0)
@@ -168,10 +180,12 @@ void ipc_subscription_flush_stream(IpcServer *s, IpcCall *call) {
 static void gather_end(IpcServer *s, IpcCall *call, const OutboxSettled *settled) {
         IpcConnection *c = call->connection;
 
-        if (ipc_append_end(&call->ends, settled) < 0 || buffer_append_string(&call->ends, ",\n") < 0)
+        if (ipc_append_end(&call->ends, settled) < 0 ||
+            buffer_append_string(&call->ends, ",\n") < 0)
                 c->failed = true; /* a subscriber that misses an end without being told must go */
         call->n_ends++;
-        if (call->ends.size - call->ends_offset >= ENDS_FLUSH_BYTES && c->calls_head == call && !c->failed) {
+        if (call->ends.size - call->ends_offset >= ENDS_FLUSH_BYTES && c->calls_head == call &&
+            !c->failed) {
                 ipc_subscription_flush_stream(s, call);
                 ipc_connection_write(c);
         }
@@ -253,11 +267,13 @@ static void on_lookup(int error, const OutboxSettled *settled, void *userdata) {
                 ipc_call_reply_text(call, (const char *) text.data, false);
 }
 
-/* The oldest of another user than the last one's, else the oldest: one user's many do not keep the others waiting. */
+/* The oldest of another user than the last one's, else the oldest: one user's many do not keep the
+ * others waiting. */
 static IpcCall *next_lookup(const IpcServer *s) {
         IpcCall *oldest = NULL, *of_another = NULL;
 
-        for (IpcCall *call = s->subscriptions.heads[IPC_WAIT_LOOKUP]; call; call = call->wait_next) {
+        for (IpcCall *call = s->subscriptions.heads[IPC_WAIT_LOOKUP]; call;
+             call = call->wait_next) {
                 oldest = call; /* new ones are put first */
                 if (call->connection->uid != s->subscriptions.lookup_uid)
                         of_another = call;

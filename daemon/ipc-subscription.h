@@ -1,5 +1,5 @@
-/* ipc-subscription.h: calls that wait for something other than the disk: ends of messages, changes of state, an empty
- * outbox, a look-up. */
+/* ipc-subscription.h: calls that wait for something other than the disk: ends of messages, changes
+ * of state, an empty outbox, a look-up. */
 #pragma once
 
 #include <stdint.h>
@@ -27,12 +27,13 @@ typedef enum IpcWait {
 /* Lists of waiting calls by IpcWait; in the server. */
 typedef struct IpcSubscriptions {
         IpcCall *heads[_IPC_WAIT_MAX];
-        IpcCall *lookup; /* the one that the outbox works on */
+        IpcCall *lookup;  /* the one that the outbox works on */
         uid_t lookup_uid; /* of the last one */
 } IpcSubscriptions;
 
 /* Each ends or answers the call sooner or later. */
-void ipc_subscribe_ends(IpcServer *s, IpcCall *call, uint64_t first, uint64_t last, uint64_t n_duplicates);
+void ipc_subscribe_ends(IpcServer *s, IpcCall *call, uint64_t first, uint64_t last,
+                        uint64_t n_duplicates);
 void ipc_subscribe_stream(IpcServer *s, IpcCall *call, const uint8_t stream[static 16]);
 void ipc_subscribe_status(IpcServer *s, IpcCall *call);
 void ipc_wait_flush(IpcServer *s, IpcCall *call);

@@ -1,5 +1,5 @@
-/* Each line is put together on the stack and leaves in one system call, so that lines of different threads never
- * mix and logging needs no lock and no heap. */
+/* Each line is put together on the stack and leaves in one system call, so that lines of different
+ * threads never mix and logging needs no lock and no heap. */
 #include "daemon/log.h"
 
 #include <pthread.h>
@@ -23,8 +23,9 @@ static struct {
 } log_state = { .max_level = LOG_INFO };
 
 static const char *const level_names[] = {
-        [LOG_EMERG] = "emerg",     [LOG_ALERT] = "alert",   [LOG_CRIT] = "crit", [LOG_ERR] = "err",
-        [LOG_WARNING] = "warning", [LOG_NOTICE] = "notice", [LOG_INFO] = "info", [LOG_DEBUG] = "debug",
+        [LOG_EMERG] = "emerg", [LOG_ALERT] = "alert",     [LOG_CRIT] = "crit",
+        [LOG_ERR] = "err",     [LOG_WARNING] = "warning", [LOG_NOTICE] = "notice",
+        [LOG_INFO] = "info",   [LOG_DEBUG] = "debug",
 };
 
 LogTarget log_target_from_string(const char *s) {
@@ -51,8 +52,8 @@ int log_level_from_string(const char *s) {
         return -EINVAL;
 }
 
-/* systemd puts "DEVICE:INODE" of the stream that it connected to us into $JOURNAL_STREAM; a redirected stderr is
- * another file (systemd.exec(5)). */
+/* systemd puts "DEVICE:INODE" of the stream that it connected to us into $JOURNAL_STREAM; a
+ * redirected stderr is another file (systemd.exec(5)). */
 static bool stderr_is_journal(void) {
         const char *e = getenv("JOURNAL_STREAM");
         unsigned long long dev, ino;
@@ -65,7 +66,8 @@ static bool stderr_is_journal(void) {
 void log_setup(LogTarget target, int max_level) {
         bool stream = stderr_is_journal();
 
-        log_state.to_journal = target == LOG_TARGET_JOURNAL || (target == LOG_TARGET_AUTO && stream);
+        log_state.to_journal =
+                        target == LOG_TARGET_JOURNAL || (target == LOG_TARGET_AUTO && stream);
         log_state.with_prefix = stream;
         log_state.max_level = max_level;
 }
@@ -78,12 +80,14 @@ static void write_stderr(int priority, const char *text) {
         char line[LINE_BYTES_MAX + 8];
         int n;
 
-        n = log_state.with_prefix ? snprintf(line, sizeof(line), "<%d>%s\n", LOG_PRI(priority), text) :
-                                    snprintf(line, sizeof(line), "%s\n", text);
+        n = log_state.with_prefix ?
+                            snprintf(line, sizeof(line), "<%d>%s\n", LOG_PRI(priority), text) :
+                            snprintf(line, sizeof(line), "%s\n", text);
         (void) write_all(STDERR_FILENO, line, (size_t) n); /* nobody is left to tell */
 }
 
-/* A name from a file or a peer must not make two lines out of one, nor reach a terminal's escape codes. */
+/* A name from a file or a peer must not make two lines out of one, nor reach a terminal's escape
+ * codes. */
 static void make_one_line(char *s) {
         for (; *s; s++)
                 if ((unsigned char) *s < ' ' || *s == 0x7f)
@@ -91,12 +95,13 @@ static void make_one_line(char *s) {
 }
 
 static struct iovec text_iov(const char *s) {
-        return (struct iovec) { .iov_base = (char *) s, .iov_len = strlen(s) };
+        return (struct iovec){ .iov_base = (char *) s, .iov_len = strlen(s) };
 }
 
 static int write_journal(int priority, const char *text, int error, const char *message_id,
                          const char *const *fields) {
-        char message[LINE_BYTES_MAX + sizeof("MESSAGE=")], level[sizeof("PRIORITY=7")], id[64], number[32];
+        char message[LINE_BYTES_MAX + sizeof("MESSAGE=")], level[sizeof("PRIORITY=7")], id[64],
+                        number[32];
         struct iovec iov[FIELDS_MAX];
         int n = 0;
 
@@ -117,8 +122,8 @@ static int write_journal(int priority, const char *text, int error, const char *
         return sd_journal_sendv(iov, n);
 }
 
-_printf_(5, 0) static void log_fullv(int priority, int error, const char *message_id, const char *const *fields,
-                                     const char *format, va_list ap) {
+_printf_(5, 0) static void log_fullv(int priority, int error, const char *message_id,
+                                     const char *const *fields, const char *format, va_list ap) {
         char text[LINE_BYTES_MAX];
         int saved = errno;
 
@@ -151,7 +156,8 @@ int log_full_errno(int priority, int error, const char *format, ...) {
         return error > 0 ? -error : error;
 }
 
-void log_event(int priority, const char *message_id, const char *const *fields, const char *format, ...) {
+void log_event(int priority, const char *message_id, const char *const *fields, const char *format,
+               ...) {
         va_list ap;
 
         va_start(ap, format);
@@ -165,7 +171,8 @@ bool log_rate_pass(LogRate *r, uint64_t *ret_n_suppressed) {
         bool pass;
 
         (void) pthread_mutex_lock(&lock);
-        if (r->window_start_usec == 0 || now - r->window_start_usec >= r->interval_sec * USEC_PER_SEC) {
+        if (r->window_start_usec == 0 ||
+            now - r->window_start_usec >= r->interval_sec * USEC_PER_SEC) {
                 r->window_start_usec = now;
                 r->n_in_window = 0;
         }

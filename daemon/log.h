@@ -1,5 +1,5 @@
-/* log.h: the journal's native protocol or stderr (with <N> prefixes under systemd, plain on a terminal). Never a
- * key, token, payload or connection string (promise P7). Thread-safe. */
+/* log.h: the journal's native protocol or stderr (with <N> prefixes under systemd, plain on a
+ * terminal). Never a key, token, payload or connection string (promise P7). Thread-safe. */
 #pragma once
 
 #include <stdbool.h>
@@ -39,7 +39,8 @@ int log_level_from_string(const char *s); /* LOG_ERR ... LOG_DEBUG by syslog's n
 void log_setup(LogTarget target, int max_level);
 bool log_enabled(int priority);
 
-/* A sentence without a period or newline. log_error_errno() sets errno to -error for %m and returns error. */
+/* A sentence without a period or newline. log_error_errno() sets errno to -error for %m and returns
+ * error. */
 void log_full(int priority, const char *format, ...) _printf_(2, 3);
 #define log_debug(...) (log_enabled(LOG_DEBUG) ? log_full(LOG_DEBUG, __VA_ARGS__) : (void) 0)
 #define log_info(...) log_full(LOG_INFO, __VA_ARGS__)
@@ -50,10 +51,13 @@ int log_full_errno(int priority, int error, const char *format, ...) _printf_(3,
 #define log_error_errno(error, ...) log_full_errno(LOG_ERR, error, __VA_ARGS__)
 #define log_warning_errno(error, ...) log_full_errno(LOG_WARNING, error, __VA_ARGS__)
 
-/* With a message id and up to a handful of "NAME=value" fields (each a complete string), NULL-terminated. */
-void log_event(int priority, const char *message_id, const char *const *fields, const char *format, ...) _printf_(4, 5);
+/* With a message id and up to a handful of "NAME=value" fields (each a complete string),
+ * NULL-terminated. */
+void log_event(int priority, const char *message_id, const char *const *fields, const char *format,
+               ...) _printf_(4, 5);
 
-/* At most burst lines per interval for each LogRate; what was suppressed is told with the next line that passes. */
+/* At most burst lines per interval for each LogRate; what was suppressed is told with the next line
+ * that passes. */
 typedef struct LogRate {
         unsigned burst;
         unsigned interval_sec;

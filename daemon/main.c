@@ -15,13 +15,14 @@
 #define DESCRIPTORS_BESIDE_CLIENTS 128U
 
 static const char help_text[] =
-        "Usage: iothubd [OPTIONS]\n\n"
-        "Takes messages from local programs, keeps them safe on disk, delivers them to Azure IoT Hub.\n\n"
-        "  -c, --config FILE  settings (default: " CONFIG_FILE_DEFAULT ")\n"
-        "      --check        read the settings, say what is wrong with them, and end\n"
-        "  -h, --help         show this text\n"
-        "      --version      show the version\n\n"
-        "See iothubd(8) and iothubd.conf(5).\n";
+                "Usage: iothubd [OPTIONS]\n\n"
+                "Takes messages from local programs, keeps them safe on disk, delivers them to "
+                "Azure IoT Hub.\n\n"
+                "  -c, --config FILE  settings (default: " CONFIG_FILE_DEFAULT ")\n"
+                "      --check        read the settings, say what is wrong with them, and end\n"
+                "  -h, --help         show this text\n"
+                "      --version      show the version\n\n"
+                "See iothubd(8) and iothubd.conf(5).\n";
 
 /* Promise P7: no core dump, no ptrace by the same user. */
 static void protect_secrets(void) {
@@ -31,9 +32,9 @@ static void protect_secrets(void) {
         (void) prctl(PR_SET_DUMPABLE, 0);
 }
 
-/* The daemon runs for months beside programs that matter more: memory goes back when it is no longer needed. Two
- * arenas, because glibc's eight per processor each keep what they once had; no huge pages, one of which is a third of
- * what we take altogether. */
+/* The daemon runs for months beside programs that matter more: memory goes back when it is no
+ * longer needed. Two arenas, because glibc's eight per processor each keep what they once had; no
+ * huge pages, one of which is a third of what we take altogether. */
 static void limit_memory(void) {
         pthread_attr_t attr;
 
@@ -74,7 +75,8 @@ static int load_config(const char *path, Config *ret) {
 
         r = config_load(path ? path : CONFIG_FILE_DEFAULT, ret);
         if (r == -ENOENT && !path) {
-                log_notice("There is no %s, all settings are at their defaults", CONFIG_FILE_DEFAULT);
+                log_notice("There is no %s, all settings are at their defaults",
+                           CONFIG_FILE_DEFAULT);
                 return config_default(ret);
         }
         if (r < 0 && r != -EINVAL) /* a bad value was logged with its line */
@@ -84,24 +86,18 @@ static int load_config(const char *path, Config *ret) {
 
 static int exit_code(int r) {
         switch (r) {
-        case 0:
-                return EX_OK;
+        case 0: return EX_OK;
         case -EBUSY:
-        case -EADDRINUSE:
-                return EX_TEMPFAIL;
+        case -EADDRINUSE: return EX_TEMPFAIL;
         case -ESRCH: /* the socket's group */
         case -ENAMETOOLONG:
-        case -EEXIST:
-                return EX_CONFIG;
+        case -EEXIST: return EX_CONFIG;
         case -EACCES:
-        case -EPERM:
-                return EX_NOPERM;
+        case -EPERM: return EX_NOPERM;
         case -EIO:
         case -EROFS:
-        case -ENOSPC:
-                return EX_IOERR;
-        default:
-                return EX_OSERR;
+        case -ENOSPC: return EX_IOERR;
+        default: return EX_OSERR;
         }
 }
 
@@ -139,7 +135,8 @@ int main(int argc, char **argv) {
         bool check = false;
         int o;
 
-        /* Else a file of the outbox would get the number of a closed standard error, and log lines with it. */
+        /* Else a file of the outbox would get the number of a closed standard error, and log lines
+         * with it. */
         if (standard_fds_fill() < 0)
                 return EX_OSERR;
         protect_secrets();

@@ -18,7 +18,8 @@
 #include "daemon/watchdog.h"
 
 #define STUCK_USEC (60 * USEC_PER_SEC)
-#define STOP_REST_USEC (30 * USEC_PER_SEC) /* goodbye to the hub and the last sync, on a slow disk */
+/* For goodbye to the hub and the last sync, on a slow disk. */
+#define STOP_REST_USEC (30 * USEC_PER_SEC)
 
 struct Manager {
         const Config *config;
@@ -113,14 +114,16 @@ static int open_outbox(Manager *m) {
 
         r = outbox_open(c->state_directory, &options, &events, &m->outbox);
         if (r == -EBUSY)
-                return log_error_errno(r, "Another daemon uses the state directory %s", c->state_directory);
+                return log_error_errno(r, "Another daemon uses the state directory %s",
+                                       c->state_directory);
         if (r < 0)
                 return log_error_errno(r, "Cannot open the outbox in %s: %m", c->state_directory);
 
-        r = sd_event_add_io(m->event, &m->outbox_source, outbox_fd(m->outbox), EPOLLIN, on_outbox_ready, m);
+        r = sd_event_add_io(m->event, &m->outbox_source, outbox_fd(m->outbox), EPOLLIN,
+                            on_outbox_ready, m);
         if (r >= 0)
-                r = sd_event_add_time(m->event, &m->outbox_timer, CLOCK_BOOTTIME, 0, 10 * USEC_PER_MSEC,
-                                      on_outbox_timer, m);
+                r = sd_event_add_time(m->event, &m->outbox_timer, CLOCK_BOOTTIME, 0,
+                                      10 * USEC_PER_MSEC, on_outbox_timer, m);
         if (r >= 0)
                 r = sd_event_source_set_enabled(m->outbox_timer, SD_EVENT_OFF);
         if (r >= 0)
@@ -149,16 +152,19 @@ static void on_state_changed(void *userdata) {
         if (!m->uplink || !m->ipc)
                 return; /* not all is there yet; manager_new() tells the first state */
         if (!credentials_problem(m->credentials))
-                ipc_server_set_topic_prefix_size(m->ipc, strlen(credentials_topic_prefix(m->credentials)));
+                ipc_server_set_topic_prefix_size(m->ipc,
+                                                 strlen(credentials_topic_prefix(m->credentials)));
         ipc_server_state_changed(m->ipc);
         tell_status(m);
 }
 
-static void on_checkpoint(int error, uint64_t first, uint64_t last, uint64_t n_duplicates, void *userdata) {
+static void on_checkpoint(int error, uint64_t first, uint64_t last, uint64_t n_duplicates,
+                          void *userdata) {
         Manager *m = userdata;
 
         if (error < 0)
-                log_warning_errno(error, "Cannot record what was confirmed last, some of it may be sent again: %m");
+                log_warning_errno(error, "Cannot record what was confirmed last, some of it may be "
+                                         "sent again: %m");
         (void) sd_event_exit(m->event, 0); /* fails only for a loop that has ended */
 }
 
@@ -256,7 +262,8 @@ static int start_ipc(Manager *m) {
 
 /* Signals and the watchdog. */
 
-static int on_terminate(sd_event_source *source, const struct signalfd_siginfo *si, void *userdata) {
+static int on_terminate(sd_event_source *source, const struct signalfd_siginfo *si,
+                        void *userdata) {
         Manager *m = userdata;
 
         if (m->stopping) {
@@ -264,7 +271,8 @@ static int on_terminate(sd_event_source *source, const struct signalfd_siginfo *
                 return sd_event_exit(m->event, 0);
         }
         m->stopping = true;
-        /* With the time that it may take, so that the manager waits where stop_timeout is longer than its own limit. */
+        /* With the time that it may take, so that the manager waits where stop_timeout is longer
+         * than its own limit. */
         notify_managerf("STOPPING=1\nSTATUS=Stopping\nEXTEND_TIMEOUT_USEC=%" PRIu64,
                         usec_add(m->config->stop_timeout_usec, STOP_REST_USEC));
         log_event(LOG_NOTICE, MSG_STOPPING, NULL, "Stopping");
@@ -279,7 +287,8 @@ static int on_reload(sd_event_source *source, const struct signalfd_siginfo *si,
         bool changed;
 
         notify_managerf("RELOADING=1\nMONOTONIC_USEC=%" PRIu64, now_usec(CLOCK_MONOTONIC));
-        changed = credentials_reload(m->credentials) > 0; /* a failure was logged, the old ones stay */
+        /* A failure was logged, the old ones stay. */
+        changed = credentials_reload(m->credentials) > 0;
         if (changed)
                 log_notice("Credentials have changed, connecting anew");
         uplink_get_status(m->uplink, &status);
@@ -294,10 +303,13 @@ static int watch_signals(Manager *m) {
         static const struct {
                 int signal;
                 sd_event_signal_handler_t handler;
-        } signals[] = { { SIGTERM, on_terminate }, { SIGINT, on_terminate }, { SIGHUP, on_reload } };
+        } signals[] = { { SIGTERM, on_terminate },
+                        { SIGINT, on_terminate },
+                        { SIGHUP, on_reload } };
 
         for (size_t i = 0; i < ELEMENTSOF(signals); i++) {
-                int r = sd_event_add_signal(m->event, &m->signal_sources[i], signals[i].signal, signals[i].handler, m);
+                int r = sd_event_add_signal(m->event, &m->signal_sources[i], signals[i].signal,
+                                            signals[i].handler, m);
 
                 if (r < 0)
                         return log_error_errno(r, "Cannot watch signals: %m");
@@ -309,7 +321,8 @@ static bool is_stuck(usec_t busy_since_usec, usec_t now) {
         return busy_since_usec > 0 && usec_sub(now, busy_since_usec) >= STUCK_USEC;
 }
 
-/* The disk's threads are inside the kernel as long as they are at work: a restart would wait for the same disk. */
+/* The disk's threads are inside the kernel as long as they are at work: a restart would wait for
+ * the same disk. */
 static void watch_disk(Manager *m, usec_t now) {
         OutboxStats outbox;
         bool slow;
@@ -317,7 +330,8 @@ static void watch_disk(Manager *m, usec_t now) {
         outbox_get_stats(m->outbox, &outbox);
         slow = is_stuck(outbox.busy_since_boottime_usec, now);
         if (slow && !m->disk_slow)
-                log_warning("The disk has been at one job for a minute; new messages may wait for it, nothing is lost");
+                log_warning("The disk has been at one job for a minute; new messages may wait for "
+                            "it, nothing is lost");
         else if (!slow && m->disk_slow)
                 log_notice("The disk has done what it was at");
         if (slow || m->disk_slow)
@@ -335,7 +349,8 @@ static bool is_alive(void *userdata) {
         uplink_get_status(m->uplink, &uplink);
         stuck = is_stuck(uplink.busy_since_boottime_usec, now);
         if (stuck && !m->stuck)
-                log_error("The network thread has had work for a minute and taken none, no longer feeding the watchdog");
+                log_error("The network thread has had work for a minute and taken none, no longer "
+                          "feeding the watchdog");
         m->stuck = stuck;
         return !stuck;
 }
@@ -364,8 +379,8 @@ static int manager_start(Manager *m) {
                 return log_error_errno(r, "Cannot set up the watchdog: %m");
 
         outbox_get_stats(m->outbox, &stats);
-        log_event(LOG_NOTICE, MSG_STARTED, NULL, "iothubd %s is ready, %" PRIu64 " messages queued", PROJECT_VERSION,
-                  stats.queued);
+        log_event(LOG_NOTICE, MSG_STARTED, NULL, "iothubd %s is ready, %" PRIu64 " messages queued",
+                  PROJECT_VERSION, stats.queued);
         notify_manager("READY=1");
         on_state_changed(m);
         return 0;
@@ -378,7 +393,7 @@ int manager_new(const Config *config, Manager **ret) {
         m = malloc(sizeof(*m));
         if (!m)
                 return -ENOMEM;
-        *m = (Manager) { .config = config, .outbox_deadline_usec = USEC_INFINITY };
+        *m = (Manager){ .config = config, .outbox_deadline_usec = USEC_INFINITY };
         r = manager_start(m);
         if (r < 0)
                 return r;

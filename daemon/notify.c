@@ -25,7 +25,8 @@ void notify_manager(const char *state) {
         if (fd < 0)
                 return;
         (void) sendto(fd, state, strlen(state), MSG_NOSIGNAL, (const struct sockaddr *) &address,
-                      (socklen_t) (offsetof(struct sockaddr_un, sun_path) + n)); /* see the header */
+                      (socklen_t) (offsetof(struct sockaddr_un, sun_path) +
+                                   n)); /* see the header */
 }
 
 void notify_managerf(const char *format, ...) {

@@ -26,7 +26,8 @@ static int add_uplink(struct json_object *o, const UplinkStatus *u) {
         if (r >= 0)
                 r = json_add_string(o, "connectionState", uplink_state_to_string(u->state));
         if (r >= 0)
-                r = add_usec(o, "connectionSinceUSec", u->state_since_realtime_usec, /* zero_is_none= */ true);
+                r = add_usec(o, "connectionSinceUSec", u->state_since_realtime_usec,
+                             /* zero_is_none= */ true);
         return r < 0 ? r : json_add_string(o, "hold", u->hold);
 }
 
@@ -35,8 +36,9 @@ static int add_totals(struct json_object *o, const OutboxStats *s) {
                 const char *field;
                 uint64_t value;
         } totals[] = {
-                { "accepted", s->accepted }, { "confirmed", s->confirmed }, { "expired", s->expired },
-                { "dropped", s->dropped },   { "rejected", s->rejected },   { "queued", s->queued },
+                { "accepted", s->accepted },  { "confirmed", s->confirmed },
+                { "expired", s->expired },    { "dropped", s->dropped },
+                { "rejected", s->rejected },  { "queued", s->queued },
                 { "inFlight", s->in_flight }, { "duplicatesSentAgain", s->sent_again },
         };
         int r = 0;
@@ -60,7 +62,8 @@ static int add_lanes(struct json_object *o, const OutboxStats *s) {
                 if (r >= 0)
                         r = json_add_u64(lane, "queuedBytes", s->lanes[i].queued_bytes);
                 if (r >= 0)
-                        r = add_usec(lane, "oldestAgeUSec", s->lanes[i].oldest_age_usec, /* zero_is_none= */ false);
+                        r = add_usec(lane, "oldestAgeUSec", s->lanes[i].oldest_age_usec,
+                                     /* zero_is_none= */ false);
         }
         return r;
 }
@@ -73,17 +76,21 @@ static int add_retry(struct json_object *o, const UplinkStatus *u) {
         if (r >= 0)
                 r = json_add_u64(retry, "attempt", u->attempt);
         if (r >= 0)
-                r = add_usec(retry, "nextTryInUSec", u->next_try_in_usec, /* zero_is_none= */ false);
+                r = add_usec(retry, "nextTryInUSec", u->next_try_in_usec,
+                             /* zero_is_none= */ false);
         if (r >= 0)
                 r = json_add_string(retry, "lastErrorClass", u->last_error_class);
         if (r >= 0)
                 r = json_add_string(retry, "lastError", u->last_error);
-        return r < 0 ? r : add_usec(retry, "lastErrorUSec", u->last_error_realtime_usec, /* zero_is_none= */ true);
+        return r < 0 ? r :
+                       add_usec(retry, "lastErrorUSec", u->last_error_realtime_usec,
+                                /* zero_is_none= */ true);
 }
 
 /* How long the disk has been at work on one thing, where that is worth telling; else 0. */
 static usec_t disk_busy_usec(const OutboxStats *s) {
-        usec_t since = s->busy_since_boottime_usec, span = since > 0 ? usec_sub(now_usec(CLOCK_BOOTTIME), since) : 0;
+        usec_t since = s->busy_since_boottime_usec,
+               span = since > 0 ? usec_sub(now_usec(CLOCK_BOOTTIME), since) : 0;
 
         return span >= USEC_PER_SEC ? span : 0;
 }
@@ -100,7 +107,8 @@ static int add_outbox(struct json_object *o, const OutboxStats *s) {
         if (r >= 0)
                 r = json_add_u64(outbox, "keepFreeBytes", s->keep_free_bytes);
         if (r >= 0)
-                r = json_add_string(outbox, "full", s->full == OUTBOX_FULL_REJECT ? "reject" : "drop-oldest");
+                r = json_add_string(outbox, "full",
+                                    s->full == OUTBOX_FULL_REJECT ? "reject" : "drop-oldest");
         if (r >= 0 && s->disk_error < 0)
                 r = json_add_string(outbox, "diskError", strerror(-s->disk_error));
         if (r >= 0 && disk_busy_usec(s) > 0)
@@ -110,8 +118,8 @@ static int add_outbox(struct json_object *o, const OutboxStats *s) {
         return r < 0 ? r : json_add_u64(outbox, "deadLetters", s->n_dead_letters);
 }
 
-int status_to_json(const OutboxStats *outbox, const UplinkStatus *uplink, usec_t started_realtime_usec,
-                   struct json_object **ret) {
+int status_to_json(const OutboxStats *outbox, const UplinkStatus *uplink,
+                   usec_t started_realtime_usec, struct json_object **ret) {
         _cleanup_json_ struct json_object *o = json_object_new_object();
         int r;
 
@@ -142,8 +150,8 @@ static void format_state(const UplinkStatus *u, char *buf, size_t size) {
         if (u->hold)
                 (void) snprintf(buf, size, "Not sending: %s", u->hold);
         else if (u->connected)
-                (void) snprintf(buf, size, "Connected to %s as %s%s%s", strempty(u->hub), strempty(u->device),
-                                u->module ? "/" : "", strempty(u->module));
+                (void) snprintf(buf, size, "Connected to %s as %s%s%s", strempty(u->hub),
+                                strempty(u->device), u->module ? "/" : "", strempty(u->module));
         else if (u->state == UPLINK_STATE_BACKOFF && u->last_error)
                 (void) snprintf(buf, size, "Not connected (%s), next try in %s", u->last_error,
                                 format_timespan(span, sizeof(span), u->next_try_in_usec));
@@ -156,8 +164,8 @@ void status_to_line(const OutboxStats *outbox, const UplinkStatus *uplink, char 
 
         format_state(uplink, state, sizeof(state));
         (void) snprintf(buf, size, "%s, %" PRIu64 " queued%s", state, outbox->queued,
-                        outbox->disk_error < 0        ? ", disk error" :
-                        outbox->is_full               ? ", outbox full" :
+                        outbox->disk_error < 0     ? ", disk error" :
+                        outbox->is_full            ? ", outbox full" :
                         disk_busy_usec(outbox) > 0 ? ", disk busy" :
-                                                        "");
+                                                     "");
 }

@@ -22,11 +22,13 @@ static int on_timer(sd_event_source *source, uint64_t usec, void *userdata) {
         if (alive)
                 notify_manager("WATCHDOG=1");
         /* A single no, such as right after a suspend, leaves time for more than one other look. */
-        r = sd_event_source_set_time_relative(source, alive ? w->interval_usec : w->interval_usec / 8);
+        r = sd_event_source_set_time_relative(source,
+                                              alive ? w->interval_usec : w->interval_usec / 8);
         return r < 0 ? r : sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
 }
 
-int watchdog_new(sd_event *event, bool (*is_alive)(void *userdata), void *userdata, Watchdog **ret) {
+int watchdog_new(sd_event *event, bool (*is_alive)(void *userdata), void *userdata,
+                 Watchdog **ret) {
         _cleanup_(watchdog_freep) Watchdog *w = NULL;
         uint64_t watchdog_usec;
         int r;
@@ -41,9 +43,11 @@ int watchdog_new(sd_event *event, bool (*is_alive)(void *userdata), void *userda
         w = malloc(sizeof(*w));
         if (!w)
                 return -ENOMEM;
-        *w = (Watchdog) { .interval_usec = watchdog_usec / 2, .is_alive = is_alive, .userdata = userdata };
-        r = sd_event_add_time_relative(event, &w->timer, CLOCK_MONOTONIC, w->interval_usec, w->interval_usec / 8,
-                                       on_timer, w);
+        *w = (Watchdog){ .interval_usec = watchdog_usec / 2,
+                         .is_alive = is_alive,
+                         .userdata = userdata };
+        r = sd_event_add_time_relative(event, &w->timer, CLOCK_MONOTONIC, w->interval_usec,
+                                       w->interval_usec / 8, on_timer, w);
         if (r < 0)
                 return r;
         *ret = TAKE_PTR(w);

@@ -1,4 +1,5 @@
-/* watchdog.h: feeds the service manager's watchdog (WatchdogSec=) while the event loop turns and nothing is stuck. */
+/* watchdog.h: feeds the service manager's watchdog (WatchdogSec=) while the event loop turns and
+ * nothing is stuck. */
 #pragma once
 
 #include <systemd/sd-event.h>
@@ -7,8 +8,9 @@
 
 typedef struct Watchdog Watchdog;
 
-/* is_alive is asked at half the watchdog's interval, more often after a no; while it says no, nothing is fed, and the
- * service manager restarts the daemon. Without a watchdog in the environment nothing runs and *ret is NULL. 0 or -errno. */
+/* is_alive is asked at half the watchdog's interval, more often after a no; while it says no,
+ * nothing is fed, and the service manager restarts the daemon. Without a watchdog in the
+ * environment nothing runs and *ret is NULL. 0 or -errno. */
 int watchdog_new(sd_event *event, bool (*is_alive)(void *userdata), void *userdata, Watchdog **ret);
 Watchdog *watchdog_free(Watchdog *w);
 DEFINE_CLEANUP(Watchdog *, watchdog_free);

@@ -1,15 +1,17 @@
-/* json-c alone is not fit for text from strangers: it takes raw bytes that are no UTF-8, lets the last of two equal
- * keys win, reads NaN and single quotes, and spends up to 40 times the size of a text on its values. So each frame is
- * first walked once by a checker of our own, which accepts exactly RFC 8259 within our limits, allocates nothing, and
- * passes over plain text eight bytes at a time. The walk costs about a tenth of what json-c costs for the same text.
+/* json-c alone is not fit for text from strangers: it takes raw bytes that are no UTF-8, lets the
+ * last of two equal keys win, reads NaN and single quotes, and spends up to 40 times the size of a
+ * text on its values. So each frame is first walked once by a checker of our own, which accepts
+ * exactly RFC 8259 within our limits, allocates nothing, and passes over plain text eight bytes at
+ * a time. The walk costs about a tenth of what json-c costs for the same text.
  *
- * The checker relies on the NUL behind the text: it stops there by itself, so no step needs to ask for the end. */
+ * The checker relies on the NUL behind the text: it stops there by itself, so no step needs to ask
+ * for the end. */
 #include "lib/varlink-wire.h"
 
 #include <assert.h>
 
-/* Different names with one hash. In the largest frame one such pair is a chance of 1 in 250; whoever has more computed
- * them, so that each name is compared with each over its whole length. */
+/* Different names with one hash. In the largest frame one such pair is a chance of 1 in 250;
+ * whoever has more computed them, so that each name is compared with each over its whole length. */
 #define COLLISIONS_MAX 16U
 #define READER_KEEP_BYTES (16U * 1024U) /* an empty reader holds on to no more than this */
 
@@ -54,30 +56,37 @@ static void skip_space(Checker *c) {
 /* What a byte inside a string may be the start of. */
 enum {
         TEXT_PLAIN,
-        TEXT_END,       /* quote, backslash: the caller looks */
-        TEXT_CONTROL,   /* must be escaped; NUL, the end of the frame, is one of them */
-        TEXT_TWO,       /* first bytes of UTF-8 sequences, RFC 3629 section 4 */
+        TEXT_END,     /* quote, backslash: the caller looks */
+        TEXT_CONTROL, /* must be escaped; NUL, the end of the frame, is one of them */
+        TEXT_TWO,     /* first bytes of UTF-8 sequences, RFC 3629 section 4 */
         TEXT_THREE,
         TEXT_FOUR,
         TEXT_INVALID,
 };
 
 static const uint8_t text_class[256] = {
-        [0x00 ... 0x1f] = TEXT_CONTROL,     [' ' ... '"' - 1] = TEXT_PLAIN,     ['"'] = TEXT_END,
-        ['"' + 1 ... '\\' - 1] = TEXT_PLAIN, ['\\'] = TEXT_END,               ['\\' + 1 ... 0x7f] = TEXT_PLAIN,
-        [0x80 ... 0xc1] = TEXT_INVALID,     [0xc2 ... 0xdf] = TEXT_TWO,         [0xe0 ... 0xef] = TEXT_THREE,
-        [0xf0 ... 0xf4] = TEXT_FOUR,        [0xf5 ... 0xff] = TEXT_INVALID,
+        [0x00 ... 0x1f] = TEXT_CONTROL,
+        [' ' ... '"' - 1] = TEXT_PLAIN,
+        ['"'] = TEXT_END,
+        ['"' + 1 ... '\\' - 1] = TEXT_PLAIN,
+        ['\\'] = TEXT_END,
+        ['\\' + 1 ... 0x7f] = TEXT_PLAIN,
+        [0x80 ... 0xc1] = TEXT_INVALID,
+        [0xc2 ... 0xdf] = TEXT_TWO,
+        [0xe0 ... 0xef] = TEXT_THREE,
+        [0xf0 ... 0xf4] = TEXT_FOUR,
+        [0xf5 ... 0xff] = TEXT_INVALID,
 };
 
 static bool is_continuation(uint8_t b) {
         return (b & 0xc0U) == 0x80U;
 }
 
-/* The size of the sequence at s, or 0. Reads no further than the first byte that does not fit, so never past a NUL. */
+/* The size of the sequence at s, or 0. Reads no further than the first byte that does not fit, so
+ * never past a NUL. */
 static size_t utf8_sequence(const uint8_t *s, uint8_t class) {
         switch (class) {
-        case TEXT_TWO:
-                return is_continuation(s[1]) ? 2 : 0;
+        case TEXT_TWO: return is_continuation(s[1]) ? 2 : 0;
         case TEXT_THREE:
                 if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f))
                         return 0; /* overlong, surrogate */
@@ -85,9 +94,9 @@ static size_t utf8_sequence(const uint8_t *s, uint8_t class) {
         case TEXT_FOUR:
                 if ((s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f))
                         return 0; /* overlong, above U+10FFFF */
-                return is_continuation(s[1]) && is_continuation(s[2]) && is_continuation(s[3]) ? 4 : 0;
-        default:
-                return 0;
+                return is_continuation(s[1]) && is_continuation(s[2]) && is_continuation(s[3]) ? 4 :
+                                                                                                 0;
+        default: return 0;
         }
 }
 
@@ -115,8 +124,8 @@ static int hex4(const char *s) {
         return v;
 }
 
-/* The code point of the escape at s, which points behind the backslash; *ret_size is how much of s it takes.
- * Negative: no escape of JSON, or half of a surrogate pair. */
+/* The code point of the escape at s, which points behind the backslash; *ret_size is how much of s
+ * it takes. Negative: no escape of JSON, or half of a surrogate pair. */
 static int32_t escape_decode(const char *s, size_t *ret_size) {
         int high, low;
 
@@ -124,22 +133,14 @@ static int32_t escape_decode(const char *s, size_t *ret_size) {
         switch (*s) {
         case '"':
         case '\\':
-        case '/':
-                return *s;
-        case 'b':
-                return '\b';
-        case 'f':
-                return '\f';
-        case 'n':
-                return '\n';
-        case 'r':
-                return '\r';
-        case 't':
-                return '\t';
-        case 'u':
-                break;
-        default:
-                return -1;
+        case '/': return *s;
+        case 'b': return '\b';
+        case 'f': return '\f';
+        case 'n': return '\n';
+        case 'r': return '\r';
+        case 't': return '\t';
+        case 'u': break;
+        default: return -1;
         }
 
         high = hex4(s + 1);
@@ -155,8 +156,9 @@ static int32_t escape_decode(const char *s, size_t *ret_size) {
         return 0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00);
 }
 
-/* Steps over bytes that need no look: eight at a time while none of them is a quote, a backslash, a control or above
- * 0x7f. May read up to seven bytes past the end of the text, so it stops short of it. */
+/* Steps over bytes that need no look: eight at a time while none of them is a quote, a backslash, a
+ * control or above 0x7f. May read up to seven bytes past the end of the text, so it stops short of
+ * it. */
 static const uint8_t *skip_plain(const uint8_t *s, const uint8_t *end) {
         const uint64_t ones = 0x0101010101010101ULL, highs = 0x8080808080808080ULL;
 
@@ -193,7 +195,8 @@ static int check_string(Checker *c, const char *end, bool *ret_escaped) {
                         }
                         code = escape_decode((const char *) s + 1, &size);
                         if (code < 0)
-                                return bad(c, "invalid escape or half a surrogate pair in a string");
+                                return bad(c,
+                                           "invalid escape or half a surrogate pair in a string");
                         *ret_escaped = true;
                         s += 1 + size;
                         break;
@@ -209,8 +212,8 @@ static int check_string(Checker *c, const char *end, bool *ret_escaped) {
         }
 }
 
-/* Goes through a key's decoded text a unit at a time: bytes as they are, an escape below 0x80 as its byte, any other
- * as the bytes of its UTF-8 form. */
+/* Goes through a key's decoded text a unit at a time: bytes as they are, an escape below 0x80 as
+ * its byte, any other as the bytes of its UTF-8 form. */
 typedef struct KeyCursor {
         const char *s, *end;
         uint8_t queue[3]; /* rest of a decoded escape */
@@ -243,7 +246,8 @@ static int key_cursor_next(KeyCursor *k) {
 }
 
 static bool key_equal(const Key *a, const Key *b) {
-        KeyCursor x = { .s = a->text, .end = a->text + a->size }, y = { .s = b->text, .end = b->text + b->size };
+        KeyCursor x = { .s = a->text, .end = a->text + a->size },
+                  y = { .s = b->text, .end = b->text + b->size };
         int u, v;
 
         if (a->size == b->size && memcmp(a->text, b->text, a->size) == 0)
@@ -274,8 +278,9 @@ static uint32_t key_hash(const Key *key, bool escaped, bool *ret_nul) {
         return h;
 }
 
-/* A key, from behind its opening quote to behind its colon. Keys are compared with those before them in the object:
- * quadratic, but in a run of 1,024 at most, which costs less than json-c's own work for that many. */
+/* A key, from behind its opening quote to behind its colon. Keys are compared with those before
+ * them in the object: quadratic, but in a run of 1,024 at most, which costs less than json-c's own
+ * work for that many. */
 static int check_key(Checker *c, const char *end, size_t first_key) {
         Key *key = &c->keys[c->n_keys];
         bool escaped, nul;
@@ -421,9 +426,7 @@ static int check_value(Checker *c, const char *end) {
                 return r;
         skip_space(c);
         switch (*c->p) {
-        case '"':
-                c->p++;
-                return check_string(c, end, &escaped);
+        case '"': c->p++; return check_string(c, end, &escaped);
         case '{':
         case '[':
                 if (c->depth >= VARLINK_DEPTH_MAX)
@@ -432,14 +435,10 @@ static int check_value(Checker *c, const char *end) {
                 r = *c->p == '{' ? check_object(c, end) : check_array(c, end);
                 c->depth--;
                 return r;
-        case 't':
-                return check_literal(c, "true");
-        case 'f':
-                return check_literal(c, "false");
-        case 'n':
-                return check_literal(c, "null");
-        default:
-                return check_number(c);
+        case 't': return check_literal(c, "true");
+        case 'f': return check_literal(c, "false");
+        case 'n': return check_literal(c, "null");
+        default: return check_number(c);
         }
 }
 
@@ -466,7 +465,7 @@ int varlink_frame_check(const char *data, size_t n, const char **reterr_reason) 
 
 void varlink_reader_done(VarlinkReader *r) {
         buffer_done(&r->buffer);
-        *r = (VarlinkReader) {};
+        *r = (VarlinkReader){};
 }
 
 /* How many of the n bytes may be taken in: all, or those before the frame that is too long. */
@@ -538,7 +537,8 @@ static void consume_frame(VarlinkReader *r) {
                 buffer_done(&r->buffer);
 }
 
-static int parse_checked(const char *data, size_t n, struct json_object **ret, const char **reterr_reason) {
+static int parse_checked(const char *data, size_t n, struct json_object **ret,
+                         const char **reterr_reason) {
         struct json_tokener *t;
         struct json_object *o;
 
@@ -549,8 +549,9 @@ static int parse_checked(const char *data, size_t n, struct json_object **ret, c
         o = json_tokener_parse_ex(t, data, (int) n);
         json_tokener_free(t);
         if (!o) {
-                /* The text is good JSON, so this is memory or a narrower idea of JSON; fuzz-varlink-wire holds json-c
-                 * to there being none. As an error of the frame it cannot be met for ever. */
+                /* The text is good JSON, so this is memory or a narrower idea of JSON;
+                 * fuzz-varlink-wire holds json-c to there being none. As an error of the frame it
+                 * cannot be met for ever. */
                 if (reterr_reason)
                         *reterr_reason = "the JSON library refuses the text";
                 return -EBADMSG;
@@ -559,7 +560,8 @@ static int parse_checked(const char *data, size_t n, struct json_object **ret, c
         return 0;
 }
 
-int varlink_reader_next(VarlinkReader *r, struct json_object **ret, size_t *ret_size, const char **reterr_reason) {
+int varlink_reader_next(VarlinkReader *r, struct json_object **ret, size_t *ret_size,
+                        const char **reterr_reason) {
         const char *data;
         size_t n;
         int error;
@@ -600,16 +602,18 @@ static int append_json(Buffer *out, const char *name, struct json_object *o) {
         size_t n;
         int r;
 
-        text = json_object_to_json_string_length(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &n);
+        text = json_object_to_json_string_length(
+                        o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &n);
         if (!text)
                 return -ENOMEM;
         r = buffer_append_string(out, name);
         return r < 0 ? r : buffer_append(out, text, n);
 }
 
-/* One frame: {"KEY":"NAME","parameters":{...},"FLAG":true}, each part where given; all or nothing. */
-static int append_frame(Buffer *out, const char *key, const char *name, struct json_object *parameters,
-                        const char *flag) {
+/* One frame: {"KEY":"NAME","parameters":{...},"FLAG":true}, each part where given; all or nothing.
+ */
+static int append_frame(Buffer *out, const char *key, const char *name,
+                        struct json_object *parameters, const char *flag) {
         _cleanup_json_ struct json_object *string = NULL;
         size_t before = out->size;
         int r = 0;
@@ -631,10 +635,13 @@ static int append_frame(Buffer *out, const char *key, const char *name, struct j
         return r;
 }
 
-int varlink_append_call(Buffer *out, const char *method, struct json_object *parameters, bool more, bool oneway) {
+int varlink_append_call(Buffer *out, const char *method, struct json_object *parameters, bool more,
+                        bool oneway) {
         assert(!(more && oneway)); /* a call without a reply cannot have several */
         return append_frame(out, "{\"method\":", method, parameters,
-                            more ? ",\"more\":true" : oneway ? ",\"oneway\":true" : NULL);
+                            more   ? ",\"more\":true" :
+                            oneway ? ",\"oneway\":true" :
+                                     NULL);
 }
 
 int varlink_append_reply(Buffer *out, struct json_object *parameters, bool continues) {

@@ -9,9 +9,9 @@
 #include "lib/json-util.h"
 
 #define VARLINK_FRAME_BYTES_MAX (1024U * 1024U) /* with its NUL */
-/* What json-c takes for one frame is bounded in units of about 80 bytes (measured with json-c 0.16): a value takes one,
- * its key another, and an object ten more for its hash table. So a frame holds at most 65,534 numbers in one array or
- * about 5,000 messages of the shape {"body":"..."}. */
+/* What json-c takes for one frame is bounded in units of about 80 bytes (measured with json-c
+ * 0.16): a value takes one, its key another, and an object ten more for its hash table. So a frame
+ * holds at most 65,534 numbers in one array or about 5,000 messages of the shape {"body":"..."}. */
 #define VARLINK_ELEMENTS_MAX 65536U
 #define VARLINK_OBJECT_ELEMENTS 10U
 #define VARLINK_KEYS_MAX 1024U /* in one object */
@@ -20,15 +20,15 @@
 typedef struct VarlinkReader {
         Buffer buffer;
         size_t offset;   /* bytes of the buffer that were read as messages */
-        size_t searched; /* bytes of the buffer known to hold no NUL behind offset: a frame that trickles in is
-                          * searched once */
+        size_t searched; /* bytes of the buffer known to hold no NUL behind offset: a frame that
+                          * trickles in is searched once */
         size_t tail;     /* bytes behind the last NUL that was fed */
 } VarlinkReader;
 
 void varlink_reader_done(VarlinkReader *r);
 
-/* Copies bytes in. 0, -EMSGSIZE (a frame would pass VARLINK_FRAME_BYTES_MAX: the whole messages before it can still
- * be read, nothing more can be fed) or -ENOMEM. */
+/* Copies bytes in. 0, -EMSGSIZE (a frame would pass VARLINK_FRAME_BYTES_MAX: the whole messages
+ * before it can still be read, nothing more can be fed) or -ENOMEM. */
 int varlink_reader_feed(VarlinkReader *r, const void *data, size_t n);
 
 /* Bytes held for unfinished and unread frames. */
@@ -44,18 +44,20 @@ static inline size_t varlink_reader_allocated(const VarlinkReader *r) {
 /* Whether a message waits to be read, without reading it. */
 bool varlink_reader_has_frame(VarlinkReader *r);
 
-/* The text of the message that would be read next, without its NUL; false when there is none. Borrowed until the reader
- * is used again. */
+/* The text of the message that would be read next, without its NUL; false when there is none.
+ * Borrowed until the reader is used again. */
 bool varlink_reader_peek(VarlinkReader *r, const char **ret, size_t *ret_size);
 
-/* Next whole message: 1 (*ret is the caller's), 0 (none whole yet), -EBADMSG (no JSON object, invalid UTF-8,
- * a lone surrogate escape, a duplicate key, too deep; *reterr_reason is static text), -E2BIG (more than
- * VARLINK_ELEMENTS_MAX or VARLINK_KEYS_MAX) or -ENOMEM. After -EBADMSG or -E2BIG the frame is consumed.
- * ret_size, where given: bytes of the frame. */
-int varlink_reader_next(VarlinkReader *r, struct json_object **ret, size_t *ret_size, const char **reterr_reason);
+/* Next whole message: 1 (*ret is the caller's), 0 (none whole yet), -EBADMSG (no JSON object,
+ * invalid UTF-8, a lone surrogate escape, a duplicate key, too deep; *reterr_reason is static
+ * text), -E2BIG (more than VARLINK_ELEMENTS_MAX or VARLINK_KEYS_MAX) or -ENOMEM. After -EBADMSG or
+ * -E2BIG the frame is consumed. ret_size, where given: bytes of the frame. */
+int varlink_reader_next(VarlinkReader *r, struct json_object **ret, size_t *ret_size,
+                        const char **reterr_reason);
 
-/* The text check that varlink_reader_next() runs before json-c sees a frame: exactly one JSON object (RFC 8259) and
- * the limits above. data[n] must be readable and NUL. 0, -EBADMSG or -E2BIG. */
+/* The text check that varlink_reader_next() runs before json-c sees a frame: exactly one JSON
+ * object (RFC 8259) and the limits above. data[n] must be readable and NUL. 0, -EBADMSG or -E2BIG.
+ */
 int varlink_frame_check(const char *data, size_t n, const char **reterr_reason);
 
 typedef struct VarlinkCall {
@@ -68,6 +70,7 @@ typedef struct VarlinkCall {
 int varlink_call_parse(struct json_object *message, VarlinkCall *ret);
 
 /* Append a frame with its NUL. parameters: borrowed, NULL for none. 0 or -ENOMEM. */
-int varlink_append_call(Buffer *out, const char *method, struct json_object *parameters, bool more, bool oneway);
+int varlink_append_call(Buffer *out, const char *method, struct json_object *parameters, bool more,
+                        bool oneway);
 int varlink_append_reply(Buffer *out, struct json_object *parameters, bool continues);
 int varlink_append_error(Buffer *out, const char *error, struct json_object *parameters);

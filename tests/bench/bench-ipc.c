@@ -1,6 +1,7 @@
-/* Question: what does taking a message over the socket cost, whole (parse, check, record, sync, reply)?
- * Method: the built iothubd on a temporary folder without credentials, so that nothing is delivered; one pipelining
- * client; CPU and memory of the daemon from /proc. Arguments: path of iothubd. */
+/* Question: what does taking a message over the socket cost, whole (parse, check, record, sync,
+ * reply)? Method: the built iothubd on a temporary folder without credentials, so that nothing is
+ * delivered; one pipelining client; CPU and memory of the daemon from /proc. Arguments: path of
+ * iothubd. */
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -45,7 +46,8 @@ static void daemon_start(Daemon *d, const char *program) {
         (void) snprintf(d->socket, sizeof(d->socket), "%s/sock", d->folder);
         (void) snprintf(path, sizeof(path), "%s/conf", d->folder);
         if (buffer_appendf(&config,
-                           "state_directory = \"%s/state\"; socket = \"%s\"; log_target = \"stderr\"; log_level = "
+                           "state_directory = \"%s/state\"; socket = \"%s\"; log_target = "
+                           "\"stderr\"; log_level = "
                            "\"err\";\noutbox: { max_size = \"2G\"; keep_free = \"1M\"; };\n",
                            d->folder, d->socket) < 0 ||
             replace_file(path, config.data, config.size, 0600) < 0)
@@ -80,7 +82,8 @@ static double daemon_cpu_sec(const Daemon *d) {
 
         (void) snprintf(path, sizeof(path), "/proc/%d/stat", (int) d->pid);
         f = fopen(path, "re");
-        if (!f || fscanf(f, "%*d %*s %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &system) != 2)
+        if (!f || fscanf(f, "%*d %*s %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user,
+                         &system) != 2)
                 fail(path);
         fclose(f);
         return (double) (user + system) / (double) sysconf(_SC_CLK_TCK);
@@ -102,12 +105,15 @@ static long daemon_memory_kib(const Daemon *d) {
 }
 
 static void make_call(Buffer *call, unsigned n_messages) {
-        int r = buffer_appendf(call, "{\"method\":\"io.iothubd.Send\",\"parameters\":{\"messages\":[");
+        int r = buffer_appendf(call,
+                               "{\"method\":\"io.iothubd.Send\",\"parameters\":{\"messages\":[");
 
         for (unsigned i = 0; i < n_messages && r >= 0; i++)
                 r = buffer_appendf(call,
-                                   "%s{\"body\":\"{\\\"windSpeed\\\":%u.12345,\\\"sensor\\\":\\\"north-%u\\\"}\","
-                                   "\"contentType\":\"application/json\",\"contentEncoding\":\"utf-8\","
+                                   "%s{\"body\":\"{\\\"windSpeed\\\":%u.12345,\\\"sensor\\\":"
+                                   "\\\"north-%u\\\"}\","
+                                   "\"contentType\":\"application/"
+                                   "json\",\"contentEncoding\":\"utf-8\","
                                    "\"properties\":{\"alert\":\"false\"}}",
                                    i > 0 ? "," : "", i, i);
         if (r < 0 || buffer_append(call, "]}}", sizeof("]}}")) < 0)
@@ -147,7 +153,8 @@ static void run(const Daemon *d, unsigned batch, unsigned n_calls, unsigned dept
                 if (poll(&p, 1, -1) < 0)
                         fail("poll");
                 if (p.revents & POLLOUT) {
-                        ssize_t k = send(fd, call.data + offset, call.size - offset, MSG_DONTWAIT | MSG_NOSIGNAL);
+                        ssize_t k = send(fd, call.data + offset, call.size - offset,
+                                         MSG_DONTWAIT | MSG_NOSIGNAL);
 
                         offset += k > 0 ? (size_t) k : 0;
                         if (offset == call.size) {
@@ -159,8 +166,10 @@ static void run(const Daemon *d, unsigned batch, unsigned n_calls, unsigned dept
                         replied += read_replies(fd);
         }
         span_sec = (double) (now_usec(CLOCK_MONOTONIC) - start) / (double) USEC_PER_SEC;
-        printf("%5u a call, %4u calls in flight: %8.0f msg/s durable, %5.2f us CPU/msg, RssAnon %ld KiB\n", batch, depth,
-               n / span_sec, (daemon_cpu_sec(d) - cpu) / n * 1e6, daemon_memory_kib(d));
+        printf("%5u a call, %4u calls in flight: %8.0f msg/s durable, %5.2f us CPU/msg, RssAnon "
+               "%ld KiB\n",
+               batch, depth, n / span_sec, (daemon_cpu_sec(d) - cpu) / n * 1e6,
+               daemon_memory_kib(d));
 }
 
 int main(int argc, char **argv) {

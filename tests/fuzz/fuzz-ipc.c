@@ -1,6 +1,7 @@
-/* Goal: no bytes of a local client crash the daemon, make it forget a promise of order, or leave anything behind.
- * Method: each input is what one client sends to a server with a real outbox on a temporary folder; the disk works after
- * it. Each frame that it gets back must be a reply, an error or one of several; then it hangs up. */
+/* Goal: no bytes of a local client crash the daemon, make it forget a promise of order, or leave
+ * anything behind. Method: each input is what one client sends to a server with a real outbox on a
+ * temporary folder; the disk works after it. Each frame that it gets back must be a reply, an error
+ * or one of several; then it hangs up. */
 #include <ftw.h>
 #include <sys/socket.h>
 
@@ -34,7 +35,8 @@ static void finish(void) {
         server = ipc_server_free(server);
         outbox = outbox_free(outbox);
         event = sd_event_unref(event);
-        (void) nftw(folder, remove_entry, 16, FTW_DEPTH | FTW_PHYS); /* what stays is seen in the temporary folder */
+        (void) nftw(folder, remove_entry, 16,
+                    FTW_DEPTH | FTW_PHYS); /* what stays is seen in the temporary folder */
 }
 
 static void start(void) {
@@ -78,9 +80,11 @@ static void turn(void) {
 static void check_reply(struct json_object *o) {
         struct json_object *v;
 
-        fuzz_require(json_object_object_get_ex(o, "parameters", &v) || json_object_object_get_ex(o, "error", &v));
+        fuzz_require(json_object_object_get_ex(o, "parameters", &v) ||
+                     json_object_object_get_ex(o, "error", &v));
         json_object_object_foreach(o, name, value) {
-                fuzz_require(streq(name, "parameters") || streq(name, "error") || streq(name, "continues"));
+                fuzz_require(streq(name, "parameters") || streq(name, "error") ||
+                             streq(name, "continues"));
                 fuzz_require(value != NULL);
         }
 }
@@ -114,7 +118,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
                 start();
         fuzz_require(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) == 0);
         fuzz_require(ipc_server_add_connection(server, fds[0]) == 0);
-        (void) send(fds[1], data, n, MSG_NOSIGNAL); /* more than the socket takes at once is more than is needed */
+        (void) send(fds[1], data, n,
+                    MSG_NOSIGNAL); /* more than the socket takes at once is more than is needed */
         turn();
         fuzz_require(outbox_process(outbox) >= 0);
         turn();

@@ -1,5 +1,5 @@
-/* Replays files, or all files of folders, through a fuzz target, for builds without libFuzzer. TAP output; a broken
- * promise ends the process behind the name of the file. */
+/* Replays files, or all files of folders, through a fuzz target, for builds without libFuzzer. TAP
+ * output; a broken promise ends the process behind the name of the file. */
 #include <dirent.h>
 #include <sys/stat.h>
 
@@ -22,7 +22,8 @@ static int replay_file(const char *path) {
                 printf("not ok %u - %s: %s\n", ++n_run, path, strerror(-r));
                 return r;
         }
-        (void) LLVMFuzzerTestOneInput((const uint8_t *) data, n); /* always 0; failing is aborting */
+        (void) LLVMFuzzerTestOneInput((const uint8_t *) data,
+                                      n); /* always 0; failing is aborting */
         printf("ok %u - %s\n", ++n_run, path);
         return 0;
 }
@@ -43,7 +44,8 @@ static int replay(const char *path) {
         for (int i = 0; i < n; i++) {
                 _cleanup_free_ char *file = NULL;
 
-                if (entries[i]->d_name[0] != '.' && asprintf(&file, "%s/%s", path, entries[i]->d_name) >= 0 &&
+                if (entries[i]->d_name[0] != '.' &&
+                    asprintf(&file, "%s/%s", path, entries[i]->d_name) >= 0 &&
                     replay_file(file) < 0)
                         r = -EIO;
                 free(entries[i]);

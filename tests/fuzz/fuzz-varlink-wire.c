@@ -1,5 +1,5 @@
-/* Goal: whatever bytes a client sends, the reader gives the same messages however they are cut, takes only what json-c
- * reads as well, and what it took survives being written and read again.
+/* Goal: whatever bytes a client sends, the reader gives the same messages however they are cut,
+ * takes only what json-c reads as well, and what it took survives being written and read again.
  * Method: the input, fed at once and in pieces whose sizes come from its own bytes. */
 #include "lib/varlink-wire.h"
 
@@ -61,6 +61,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
         }
         drain(&pieces, &got);
         fuzz_require(r == q);
-        fuzz_require(want.size == got.size && (want.size == 0 || memcmp(want.data, got.data, want.size) == 0));
+        fuzz_require(want.size == got.size &&
+                     (want.size == 0 || memcmp(want.data, got.data, want.size) == 0));
         return 0;
 }

@@ -1,7 +1,7 @@
-/* Goal: limits, back-pressure and the end of clients, server and outbox in every order: what a running daemon shows only
- * by chance.
- * Method: server, outbox and clients in one thread. The outbox is real, on a temporary folder, but works only when the
- * test calls disk(), so that calls stay under way as long as wanted; turn() runs the loop until nothing is left to do. */
+/* Goal: limits, back-pressure and the end of clients, server and outbox in every order: what a
+ * running daemon shows only by chance. Method: server, outbox and clients in one thread. The outbox
+ * is real, on a temporary folder, but works only when the test calls disk(), so that calls stay
+ * under way as long as wanted; turn() runs the loop until nothing is left to do. */
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
@@ -81,7 +81,8 @@ static void turn(void) {
 
 /* Lets the disk do its work, and the loop what follows from it. */
 static void disk(void) {
-        for (int i = 0; i < 3; i++) { /* what waited for room is appended by the turn and needs the disk again */
+        for (int i = 0; i < 3;
+             i++) { /* what waited for room is appended by the turn and needs the disk again */
                 assert_ok(outbox_process(f.outbox));
                 turn();
         }
@@ -90,9 +91,10 @@ static void disk(void) {
 static Client client_new(void) {
         int fds[2];
 
-        ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
+        ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds),
+                         0);
         assert_ok(ipc_server_add_connection(f.server, fds[0]));
-        return (Client) { .fd = fds[1] };
+        return (Client){ .fd = fds[1] };
 }
 
 /* As another user, whom only root can play. */
@@ -167,7 +169,8 @@ static size_t client_count_replies(Client *c) {
 
                 if (client_read(c, &o) <= 0)
                         return n;
-                ck_assert_msg(!json_object_object_get_ex(o, "error", &error), "%s", json_object_get_string(o));
+                ck_assert_msg(!json_object_object_get_ex(o, "error", &error), "%s",
+                              json_object_get_string(o));
                 n++;
         }
 }
@@ -246,7 +249,8 @@ TEST(clients_server_and_outbox_may_go_in_any_order) {
                         c[i] = client_new();
                         for (int k = 0; k < 5; k++)
                                 client_text(&c[i], SEND_ONE);
-                        client_text(&c[i], "{\"method\":\"io.iothubd.GetMessage\",\"parameters\":{\"sequenceNumber\":1}}");
+                        client_text(&c[i], "{\"method\":\"io.iothubd.GetMessage\",\"parameters\":{"
+                                           "\"sequenceNumber\":1}}");
                         client_push(&c[i]);
                 }
                 if (order == 0) { /* the clients first, then the disk reports to nobody */
@@ -279,9 +283,11 @@ TEST(a_client_that_leaves_while_its_message_is_looked_up_harms_nobody) {
         client_text(&leaves, SEND_ONE);
         client_push(&leaves);
         disk();
-        client_text(&leaves, "{\"method\":\"io.iothubd.GetMessage\",\"parameters\":{\"sequenceNumber\":1}}");
+        client_text(&leaves,
+                    "{\"method\":\"io.iothubd.GetMessage\",\"parameters\":{\"sequenceNumber\":1}}");
         client_push(&leaves);
-        client_text(&stays, "{\"method\":\"io.iothubd.GetMessage\",\"parameters\":{\"sequenceNumber\":1}}");
+        client_text(&stays,
+                    "{\"method\":\"io.iothubd.GetMessage\",\"parameters\":{\"sequenceNumber\":1}}");
         client_push(&stays);
         client_done(&leaves);
         turn();
@@ -295,7 +301,10 @@ TEST(a_client_that_leaves_while_its_message_is_looked_up_harms_nobody) {
 
 /* As from the outbox, for a stream. */
 static void settle(uint64_t seq, const uint8_t stream[static 16]) {
-        OutboxSettled s = { .seq = seq, .end = OUTBOX_END_CONFIRMED, .has_stream = true, .position = seq - 1,
+        OutboxSettled s = { .seq = seq,
+                            .end = OUTBOX_END_CONFIRMED,
+                            .has_stream = true,
+                            .position = seq - 1,
                             .message_id = "an-id" };
 
         memcpy(s.stream, stream, 16);
@@ -310,8 +319,9 @@ TEST(a_slow_subscriber_misses_the_oldest_ends_and_is_told_how_many) {
 
         start(&usual);
         c = client_new();
-        client_text(&c, "{\"method\":\"io.iothubd.Subscribe\",\"more\":true,\"parameters\":{\"stream\":"
-                        "\"01020300000000000000000000000000\"}}");
+        client_text(&c,
+                    "{\"method\":\"io.iothubd.Subscribe\",\"more\":true,\"parameters\":{\"stream\":"
+                    "\"01020300000000000000000000000000\"}}");
         client_push(&c);
         for (uint64_t i = 1; i <= n; i++)
                 settle(i, stream);
@@ -329,7 +339,8 @@ TEST(a_slow_subscriber_misses_the_oldest_ends_and_is_told_how_many) {
                 n_missed += json_object_get_uint64(missed);
                 for (size_t i = 0; i < json_object_array_length(ends); i++) {
                         struct json_object *end = json_object_array_get_idx(ends, i);
-                        uint64_t seq = json_object_get_uint64(json_object_object_get(end, "sequenceNumber"));
+                        uint64_t seq = json_object_get_uint64(
+                                        json_object_object_get(end, "sequenceNumber"));
 
                         ck_assert_uint_gt(seq, newest);
                         newest = seq;
@@ -401,14 +412,16 @@ TEST(connections_are_bounded_and_only_dispensable_ones_go) {
                 client_text(&c[i], "{\"method\":\"io.iothubd.Subscribe\",\"more\":true}");
                 client_push(&c[i]);
         }
-        ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
+        ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds),
+                         0);
         assert_error(ipc_server_add_connection(f.server, fds[0]), -EUSERS); /* all are in use */
         close(fds[1]);
 
         client_done(&c[2]);
         turn();
         c[2] = client_new();
-        ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
+        ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds),
+                         0);
         assert_ok(ipc_server_add_connection(f.server, fds[0])); /* that one said nothing yet */
         ck_assert(!is_open(&c[2]));
         close(fds[1]);
@@ -428,21 +441,25 @@ TEST(a_shutting_down_server_takes_no_messages_but_tells_its_state) {
         client_text(&c, "{\"method\":\"io.iothubd.GetStatus\"}");
         client_push(&c);
         ck_assert_int_eq(client_read(&c, &refused), 1);
-        ck_assert_str_eq(json_object_get_string(json_object_object_get(refused, "error")), "io.iothubd.ShuttingDown");
+        ck_assert_str_eq(json_object_get_string(json_object_object_get(refused, "error")),
+                         "io.iothubd.ShuttingDown");
         ck_assert_int_eq(client_read(&c, &status), 1);
         ck_assert_ptr_null(json_object_object_get(status, "error"));
         stop();
 }
 
-/* Big calls of many clients: more than the outbox takes at a time must wait, and all must get through. */
+/* Big calls of many clients: more than the outbox takes at a time must wait, and all must get
+ * through. */
 TEST(what_the_outbox_cannot_take_at_once_waits_and_gets_through) {
         _cleanup_(buffer_done) Buffer call = {};
         Client c[12];
         size_t n_replies = 0;
 
-        assert_ok(buffer_append_string(&call, "{\"method\":\"io.iothubd.Send\",\"parameters\":{\"messages\":["));
+        assert_ok(buffer_append_string(
+                        &call, "{\"method\":\"io.iothubd.Send\",\"parameters\":{\"messages\":["));
         for (int i = 0; i < 4; i++)
-                assert_ok(buffer_appendf(&call, "%s{\"body\":\"%0*d\"}", i > 0 ? "," : "", 200000, i));
+                assert_ok(buffer_appendf(&call, "%s{\"body\":\"%0*d\"}", i > 0 ? "," : "", 200000,
+                                         i));
         assert_ok(buffer_append_string(&call, "]}}"));
         assert_ok(buffer_append(&call, "", 1));
 
@@ -475,8 +492,9 @@ TEST(a_subscriber_who_is_always_a_little_behind_costs_no_memory) {
 
         start(&usual);
         c = client_new();
-        client_text(&c, "{\"method\":\"io.iothubd.Subscribe\",\"more\":true,\"parameters\":{\"stream\":"
-                        "\"01020300000000000000000000000000\"}}");
+        client_text(&c,
+                    "{\"method\":\"io.iothubd.Subscribe\",\"more\":true,\"parameters\":{\"stream\":"
+                    "\"01020300000000000000000000000000\"}}");
         client_push(&c);
         for (size_t n_read = 0; n_read < (16U << 20);) {
                 ssize_t n;
@@ -505,7 +523,10 @@ TEST(errors_that_wait_behind_an_unanswered_call_are_bounded) {
         ck_assert_uint_eq(client_count_replies(&c), 1);
         client_text(&c, "{\"method\":\"io.iothubd.Flush\"}"); /* no hub confirms it */
 
-        assert_ok(buffer_appendf(&wrong, "{\"method\":\"io.iothubd.Send\",\"parameters\":{\"messages\":[{\"%0*d\":1}]}}", 900000, 0));
+        assert_ok(buffer_appendf(&wrong,
+                                 "{\"method\":\"io.iothubd.Send\",\"parameters\":{\"messages\":[{"
+                                 "\"%0*d\":1}]}}",
+                                 900000, 0));
         assert_ok(buffer_append(&wrong, "", 1));
         for (int i = 0; i < 40; i++) {
                 assert_ok(buffer_append(&c.out, wrong.data, wrong.size));
@@ -521,14 +542,17 @@ TEST(a_client_that_reads_no_ends_is_closed_where_they_pass_its_budget) {
         IpcServerOptions options = usual;
         _cleanup_(client_done) Client c, good;
         _cleanup_(buffer_done) Buffer call = {};
-        OutboxSettled s = { .end = OUTBOX_END_CONFIRMED, .message_id = "an-id", .reason = "a reason that takes room" };
+        OutboxSettled s = { .end = OUTBOX_END_CONFIRMED,
+                            .message_id = "an-id",
+                            .reason = "a reason that takes room" };
         const unsigned n = 4000;
 
         options.user_bytes_max = options.buffer_bytes_max = 300U * 1024U;
         start(&options);
         c = client_new();
         good = client_new();
-        assert_ok(buffer_append_string(&call, "{\"method\":\"io.iothubd.Send\",\"more\":true,\"parameters\":{\"messages\":["));
+        assert_ok(buffer_append_string(&call, "{\"method\":\"io.iothubd.Send\",\"more\":true,"
+                                              "\"parameters\":{\"messages\":["));
         for (unsigned i = 0; i < n; i++)
                 assert_ok(buffer_appendf(&call, "%s{}", i > 0 ? "," : ""));
         client_text(&c, "");
@@ -551,9 +575,11 @@ TEST(a_client_that_reads_no_ends_is_closed_where_they_pass_its_budget) {
 }
 
 static void append_big_call(Buffer *out) {
-        assert_ok(buffer_append_string(out, "{\"method\":\"io.iothubd.Send\",\"parameters\":{\"messages\":["));
+        assert_ok(buffer_append_string(
+                        out, "{\"method\":\"io.iothubd.Send\",\"parameters\":{\"messages\":["));
         for (int i = 0; i < 5; i++)
-                assert_ok(buffer_appendf(out, "%s{\"body\":\"%0*d\"}", i > 0 ? "," : "", 205000, i));
+                assert_ok(buffer_appendf(out, "%s{\"body\":\"%0*d\"}", i > 0 ? "," : "", 205000,
+                                         i));
         assert_ok(buffer_append_string(out, "]}}"));
         assert_ok(buffer_append(out, "", 1));
 }
@@ -579,7 +605,8 @@ TEST(a_user_who_always_sends_leaves_others_their_turn) {
                         client_push(&good);
                 }
                 assert_ok(outbox_process(f.outbox));
-                for (size_t i = 0; i < ELEMENTSOF(hostile); i++) /* they are quicker than those who wait */
+                for (size_t i = 0; i < ELEMENTSOF(hostile);
+                     i++) /* they are quicker than those who wait */
                         client_push(&hostile[i]);
                 turn();
                 n_replies += client_count_replies(&good);
@@ -618,8 +645,11 @@ TEST(a_large_single_call_may_wait_for_its_end) {
 
         start(&usual);
         c = client_new();
-        assert_ok(buffer_appendf(&c.out, "{\"method\":\"io.iothubd.Send\",\"more\":true,\"parameters\":{\"messages\":["
-                                         "{\"body\":\"%0*d\"}]}}", 250000, 0));
+        assert_ok(buffer_appendf(&c.out,
+                                 "{\"method\":\"io.iothubd.Send\",\"more\":true,\"parameters\":{"
+                                 "\"messages\":["
+                                 "{\"body\":\"%0*d\"}]}}",
+                                 250000, 0));
         assert_ok(buffer_append(&c.out, "", 1));
         client_push(&c);
         disk();

@@ -1,5 +1,5 @@
-/* Goal: a line is one line wherever it comes from, levels and rates hold, and nothing of the caller's state changes.
- * Method: stderr goes to a pipe. */
+/* Goal: a line is one line wherever it comes from, levels and rates hold, and nothing of the
+ * caller's state changes. Method: stderr goes to a pipe. */
 #include "daemon/log.h"
 
 #include <fcntl.h>

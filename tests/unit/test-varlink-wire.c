@@ -1,6 +1,7 @@
-/* Goal: what reaches json-c is one JSON object within the limits, however the bytes arrive; what we write, we read.
- * Method: tables of good and bad texts, each fed whole and byte by byte; limits met and passed by one; random objects
- * and random damage from a fixed seed, with json-c and the UTF-8 check as models. */
+/* Goal: what reaches json-c is one JSON object within the limits, however the bytes arrive; what we
+ * write, we read. Method: tables of good and bad texts, each fed whole and byte by byte; limits met
+ * and passed by one; random objects and random damage from a fixed seed, with json-c and the UTF-8
+ * check as models. */
 #include "lib/varlink-wire.h"
 
 #include "lib/utf8.h"
@@ -26,12 +27,21 @@ static uint32_t random_below(uint32_t n) {
 
 TEST(json_objects_are_accepted) {
         static const char *const good[] = {
-                "{}", " \t\r\n{ } \n", "{\"a\":1}", "{\"\":null}", "{\"a\":[],\"b\":{}}", "{\"a\":[1,2,{\"a\":[]}]}",
-                "{\"a\":-0.5e+10,\"b\":0,\"c\":1E-2,\"d\":-1}", "{\"a\":true,\"b\":false}",
-                "{\"a\":\"\\\"\\\\\\/\\b\\f\\n\\r\\t\\u00e4\\u0000\"}", "{\"a\":\"\\ud83d\\ude00\"}",
+                "{}",
+                " \t\r\n{ } \n",
+                "{\"a\":1}",
+                "{\"\":null}",
+                "{\"a\":[],\"b\":{}}",
+                "{\"a\":[1,2,{\"a\":[]}]}",
+                "{\"a\":-0.5e+10,\"b\":0,\"c\":1E-2,\"d\":-1}",
+                "{\"a\":true,\"b\":false}",
+                "{\"a\":\"\\\"\\\\\\/\\b\\f\\n\\r\\t\\u00e4\\u0000\"}",
+                "{\"a\":\"\\ud83d\\ude00\"}",
                 "{\"a\":\"\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80\xef\xbf\xbf\xf4\x8f\xbf\xbf\"}",
-                "{\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\":\"bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb\x7f\"}",
-                "{\"a\":{\"a\":{\"a\":1}},\"b\":{\"a\":1}}", "{\"\\\\u0000\":1}",
+                "{\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\":"
+                "\"bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb\x7f\"}",
+                "{\"a\":{\"a\":{\"a\":1}},\"b\":{\"a\":1}}",
+                "{\"\\\\u0000\":1}",
         };
 
         for (size_t i = 0; i < ELEMENTSOF(good); i++)
@@ -40,26 +50,98 @@ TEST(json_objects_are_accepted) {
 
 TEST(all_else_is_refused_with_a_reason) {
         static const char *const refused[] = {
-                "", " ", "x", "1", "\"a\"", "[]", "[{}]", "null", "{", "}", "{}{}", "{}x", "{},", "{a:1}", "{'a':1}",
-                "{\"a\"}", "{\"a\":}", "{\"a\":1,}", "{,}", "{\"a\" 1}", "{\"a\":1 \"b\":2}", "{\"a\":1,,\"b\":2}",
-                "{\"a\":[1,]}", "{\"a\":[,]}", "{\"a\":[1 2]}", "{\"a\":[}", "{\"a\":[1}", "{\"a\":{]}", "{1:1}",
-                "{\"a\":01}", "{\"a\":-}", "{\"a\":.5}", "{\"a\":1.}", "{\"a\":1e}", "{\"a\":+1}", "{\"a\":0x1}",
-                "{\"a\":1e+}", "{\"a\":-01}", "{\"a\":NaN}", "{\"a\":Infinity}", "{\"a\":-Infinity}", "{\"a\":nul}",
-                "{\"a\":True}", "{\"a\":truee}", "{\"a\":/**/1}", "{/*x*/\"a\":1}", "//\n{}", "{\"a\":'b'}",
-                "{\"a\":\"\n\"}", "{\"a\":\"\x1f\"}", "{\"a\":\"", "{\"a\":\"\\\"}", "{\"a\":\"\\x41\"}",
-                "{\"a\":\"\\u12\"}", "{\"a\":\"\\u12g4\"}", "{\"a\":\"\\", "{\"a\":\"\\u", "\xef\xbb\xbf{}",
+                "",
+                " ",
+                "x",
+                "1",
+                "\"a\"",
+                "[]",
+                "[{}]",
+                "null",
+                "{",
+                "}",
+                "{}{}",
+                "{}x",
+                "{},",
+                "{a:1}",
+                "{'a':1}",
+                "{\"a\"}",
+                "{\"a\":}",
+                "{\"a\":1,}",
+                "{,}",
+                "{\"a\" 1}",
+                "{\"a\":1 \"b\":2}",
+                "{\"a\":1,,\"b\":2}",
+                "{\"a\":[1,]}",
+                "{\"a\":[,]}",
+                "{\"a\":[1 2]}",
+                "{\"a\":[}",
+                "{\"a\":[1}",
+                "{\"a\":{]}",
+                "{1:1}",
+                "{\"a\":01}",
+                "{\"a\":-}",
+                "{\"a\":.5}",
+                "{\"a\":1.}",
+                "{\"a\":1e}",
+                "{\"a\":+1}",
+                "{\"a\":0x1}",
+                "{\"a\":1e+}",
+                "{\"a\":-01}",
+                "{\"a\":NaN}",
+                "{\"a\":Infinity}",
+                "{\"a\":-Infinity}",
+                "{\"a\":nul}",
+                "{\"a\":True}",
+                "{\"a\":truee}",
+                "{\"a\":/**/1}",
+                "{/*x*/\"a\":1}",
+                "//\n{}",
+                "{\"a\":'b'}",
+                "{\"a\":\"\n\"}",
+                "{\"a\":\"\x1f\"}",
+                "{\"a\":\"",
+                "{\"a\":\"\\\"}",
+                "{\"a\":\"\\x41\"}",
+                "{\"a\":\"\\u12\"}",
+                "{\"a\":\"\\u12g4\"}",
+                "{\"a\":\"\\",
+                "{\"a\":\"\\u",
+                "\xef\xbb\xbf{}",
                 /* half a pair, in each way */
-                "{\"a\":\"\\ud83d\"}", "{\"a\":\"\\ude00\"}", "{\"a\":\"\\ud83d\\ud83d\"}", "{\"a\":\"\\ud83dx\"}",
-                "{\"a\":\"\\ud83d\\n\"}", "{\"\\ud83d\":1}", "{\"a\":\"\\ud83d\\u0041\"}", "{\"a\":\"\\ude00\\ud83d\"}",
+                "{\"a\":\"\\ud83d\"}",
+                "{\"a\":\"\\ude00\"}",
+                "{\"a\":\"\\ud83d\\ud83d\"}",
+                "{\"a\":\"\\ud83dx\"}",
+                "{\"a\":\"\\ud83d\\n\"}",
+                "{\"\\ud83d\":1}",
+                "{\"a\":\"\\ud83d\\u0041\"}",
+                "{\"a\":\"\\ude00\\ud83d\"}",
                 /* UTF-8: lone continuation, overlong, surrogate, too high, cut */
-                "{\"a\":\"\x80\"}", "{\"a\":\"\xc0\x80\"}", "{\"a\":\"\xc1\xbf\"}", "{\"a\":\"\xe0\x9f\xbf\"}",
-                "{\"a\":\"\xed\xa0\x80\"}", "{\"a\":\"\xf0\x8f\xbf\xbf\"}", "{\"a\":\"\xf4\x90\x80\x80\"}",
-                "{\"a\":\"\xf5\x80\x80\x80\"}", "{\"a\":\"\xff\"}", "{\"a\":\"\xc3\"}", "{\"a\":\"\xe2\x82\"}",
-                "{\"a\":\"\xf0\x9f\x98\"}", "{\"\xc3\":1}", "{\"a\":\"\xe2\x82", "{\"a\":\"\xc3",
+                "{\"a\":\"\x80\"}",
+                "{\"a\":\"\xc0\x80\"}",
+                "{\"a\":\"\xc1\xbf\"}",
+                "{\"a\":\"\xe0\x9f\xbf\"}",
+                "{\"a\":\"\xed\xa0\x80\"}",
+                "{\"a\":\"\xf0\x8f\xbf\xbf\"}",
+                "{\"a\":\"\xf4\x90\x80\x80\"}",
+                "{\"a\":\"\xf5\x80\x80\x80\"}",
+                "{\"a\":\"\xff\"}",
+                "{\"a\":\"\xc3\"}",
+                "{\"a\":\"\xe2\x82\"}",
+                "{\"a\":\"\xf0\x9f\x98\"}",
+                "{\"\xc3\":1}",
+                "{\"a\":\"\xe2\x82",
+                "{\"a\":\"\xc3",
                 /* the same name twice, also written differently */
-                "{\"a\":1,\"a\":2}", "{\"a\":1,\"b\":{},\"a\":2}", "{\"a\":1,\"\\u0061\":2}",
-                "{\"x\":{\"\\u00e4\":1,\"\xc3\xa4\":2}}", "{\"x\":[{\"\xf0\x9f\x98\x80\":1,\"\\ud83d\\uDE00\":2}]}",
-                "{\"\":1,\"\":2}", "{\"\\/\":1,\"/\":2}", "{\"\\u20ac\":1,\"\xe2\x82\xac\":2}",
+                "{\"a\":1,\"a\":2}",
+                "{\"a\":1,\"b\":{},\"a\":2}",
+                "{\"a\":1,\"\\u0061\":2}",
+                "{\"x\":{\"\\u00e4\":1,\"\xc3\xa4\":2}}",
+                "{\"x\":[{\"\xf0\x9f\x98\x80\":1,\"\\ud83d\\uDE00\":2}]}",
+                "{\"\":1,\"\":2}",
+                "{\"\\/\":1,\"/\":2}",
+                "{\"\\u20ac\":1,\"\xe2\x82\xac\":2}",
                 /* json-c would read it as "a" */
                 "{\"a\\u0000b\":1}",
         };
@@ -72,7 +154,8 @@ TEST(all_else_is_refused_with_a_reason) {
 }
 
 TEST(a_nul_inside_the_checked_text_is_refused) {
-        static const char *const texts[] = { "{\0}", "{}\0{}", "{\"a\":\"x\0\"}", "{\"a\0\":1}", "{\"a\":1\0}" };
+        static const char *const texts[] = { "{\0}", "{}\0{}", "{\"a\":\"x\0\"}", "{\"a\0\":1}",
+                                             "{\"a\":1\0}" };
         static const size_t sizes[] = { 3, 5, 10, 8, 8 };
 
         for (size_t i = 0; i < ELEMENTSOF(texts); i++)
@@ -83,14 +166,16 @@ TEST(utf8_is_judged_as_by_the_utf8_check) {
         char text[64];
 
         for (unsigned round = 0; round < 300000; round++) {
-                static const uint8_t edges[] = { 0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc0, 0xc2, 0xdf,
-                                                 0xe0, 0xed, 0xef, 0xf0, 0xf4, 0xf5, 0xff, 'a' };
+                static const uint8_t edges[] = { 0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0,
+                                                 0xbf, 0xc0, 0xc2, 0xdf, 0xe0, 0xed,
+                                                 0xef, 0xf0, 0xf4, 0xf5, 0xff, 'a' };
                 size_t n = 1 + random_below(10), head = strlen("{\"a\":\"");
 
                 memcpy(text, "{\"a\":\"", head);
                 for (size_t i = 0; i < n; i++)
-                        text[head + i] = (char) (random_below(2) ? edges[random_below(ELEMENTSOF(edges))] :
-                                                                   0x80 + random_below(0x80));
+                        text[head +
+                             i] = (char) (random_below(2) ? edges[random_below(ELEMENTSOF(edges))] :
+                                                            0x80 + random_below(0x80));
                 memcpy(text + head + n, "\"}", sizeof("\"}"));
                 ck_assert_int_eq(check_text(text) == 0, utf8_is_valid(text + head, n));
         }
@@ -109,8 +194,10 @@ static char *repeat(const char *head, const char *item, size_t n, const char *ta
 
 TEST(elements_are_bounded) {
         const size_t outer = 1 + VARLINK_OBJECT_ELEMENTS + 2; /* the object, its key, the array */
-        const size_t n = VARLINK_ELEMENTS_MAX - outer, n_objects = n / (1 + VARLINK_OBJECT_ELEMENTS);
-        _cleanup_free_ char *at = repeat("{\"a\":[", "0", n, "]}"), *above = repeat("{\"a\":[", "0", n + 1, "]}"),
+        const size_t n = VARLINK_ELEMENTS_MAX - outer,
+                     n_objects = n / (1 + VARLINK_OBJECT_ELEMENTS);
+        _cleanup_free_ char *at = repeat("{\"a\":[", "0", n, "]}"),
+                            *above = repeat("{\"a\":[", "0", n + 1, "]}"),
                             *at_objects = repeat("{\"a\":[", "{}", n_objects, "]}"),
                             *above_objects = repeat("{\"a\":[", "{}", n_objects + 1, "]}");
 
@@ -131,7 +218,8 @@ static char *object_of_keys(size_t n) {
 }
 
 TEST(fields_of_an_object_are_bounded) {
-        _cleanup_free_ char *at = object_of_keys(VARLINK_KEYS_MAX), *above = object_of_keys(VARLINK_KEYS_MAX + 1);
+        _cleanup_free_ char *at = object_of_keys(VARLINK_KEYS_MAX),
+                            *above = object_of_keys(VARLINK_KEYS_MAX + 1);
 
         assert_ok(check_text(at));
         assert_error(check_text(above), -E2BIG);
@@ -162,7 +250,7 @@ static uint32_t find_pair(uint32_t h, char first[static 9], char second[static 9
         ck_assert_ptr_nonnull(blocks);
         for (unsigned i = 0; i < n; i++) {
                 (void) snprintf(first, 9, "%08x", i * 2654435761U);
-                blocks[i] = (Block) { .hash = fnv(h, first), .number = i * 2654435761U };
+                blocks[i] = (Block){ .hash = fnv(h, first), .number = i * 2654435761U };
         }
         qsort(blocks, n, sizeof(*blocks), compare_blocks);
         for (unsigned i = 1; i < n; i++)
@@ -235,7 +323,8 @@ static void drain(VarlinkReader *r, Buffer *log) {
                 if (n < 0)
                         assert_ok(buffer_appendf(log, "error %d %s\n", n, reason));
                 else
-                        assert_ok(buffer_appendf(log, "%zu %s\n", size, json_object_to_json_string(o)));
+                        assert_ok(buffer_appendf(log, "%zu %s\n", size,
+                                                 json_object_to_json_string(o)));
         }
 }
 
@@ -259,7 +348,8 @@ TEST(bytes_give_the_same_messages_however_they_arrive) {
                         _cleanup_(buffer_done) Buffer got = {};
 
                         for (size_t i = 0; i < sizeof(stream) - 1; i += chunk) {
-                                assert_ok(varlink_reader_feed(&r, stream + i, MIN(chunk, sizeof(stream) - 1 - i)));
+                                assert_ok(varlink_reader_feed(&r, stream + i,
+                                                              MIN(chunk, sizeof(stream) - 1 - i)));
                                 if (drain_each)
                                         drain(&r, &got);
                         }
@@ -282,7 +372,8 @@ static char *frame_of(size_t size) {
 }
 
 TEST(frame_of_the_limit_passes_and_one_byte_more_does_not) {
-        _cleanup_free_ char *at = frame_of(VARLINK_FRAME_BYTES_MAX), *above = frame_of(VARLINK_FRAME_BYTES_MAX + 1);
+        _cleanup_free_ char *at = frame_of(VARLINK_FRAME_BYTES_MAX),
+                            *above = frame_of(VARLINK_FRAME_BYTES_MAX + 1);
         static const size_t chunks[] = { 1, 4096, 65536, VARLINK_FRAME_BYTES_MAX + 1 };
 
         for (size_t c = 0; c < ELEMENTSOF(chunks); c++)
@@ -294,7 +385,8 @@ TEST(frame_of_the_limit_passes_and_one_byte_more_does_not) {
 
                         assert_ok(varlink_reader_feed(&r, "{}", 3));
                         for (i = 0; i < n && fed >= 0; i += chunks[c])
-                                fed = varlink_reader_feed(&r, (too_long ? above : at) + i, MIN(chunks[c], n - i));
+                                fed = varlink_reader_feed(&r, (too_long ? above : at) + i,
+                                                          MIN(chunks[c], n - i));
                         ck_assert_int_eq(fed, too_long ? -EMSGSIZE : 0);
                         ck_assert_int_eq(varlink_reader_next(&r, &first, NULL, NULL), 1);
                         ck_assert_int_eq(varlink_reader_next(&r, &second, NULL, NULL), !too_long);
@@ -317,14 +409,10 @@ static struct json_object *random_value(unsigned depth) {
         char text[16];
 
         switch (random_below(depth > 0 ? 8 : 6)) {
-        case 0:
-                return NULL;
-        case 1:
-                return json_object_new_boolean((int) random_below(2));
-        case 2:
-                return json_object_new_int64((int64_t) random_state);
-        case 3:
-                return json_object_new_double((double) random_below(100000) / 7);
+        case 0: return NULL;
+        case 1: return json_object_new_boolean((int) random_below(2));
+        case 2: return json_object_new_int64((int64_t) random_state);
+        case 3: return json_object_new_double((double) random_below(100000) / 7);
         case 4:
         case 5:
                 for (size_t i = 0; i < sizeof(text); i++)
@@ -341,8 +429,10 @@ static struct json_object *random_value(unsigned depth) {
                 struct json_object *o = json_object_new_object();
 
                 for (unsigned n = random_below(5); n > 0; n--) {
-                        (void) snprintf(text, sizeof(text), "%c\"\\\n%u", 'a' + (char) random_below(3), random_below(9));
-                        ck_assert_int_eq(json_object_object_add(o, text, random_value(depth - 1)), 0);
+                        (void) snprintf(text, sizeof(text), "%c\"\\\n%u",
+                                        'a' + (char) random_below(3), random_below(9));
+                        ck_assert_int_eq(json_object_object_add(o, text, random_value(depth - 1)),
+                                         0);
                 }
                 return o;
         }
@@ -351,15 +441,17 @@ static struct json_object *random_value(unsigned depth) {
 
 TEST(what_is_written_is_read_back) {
         for (unsigned round = 0; round < 5000; round++) {
-                _cleanup_json_ struct json_object *parameters = json_object_new_object(), *call = NULL,
-                                                  *reply = NULL, *error = NULL;
+                _cleanup_json_ struct json_object *parameters = json_object_new_object(),
+                                                  *call = NULL, *reply = NULL, *error = NULL;
                 _cleanup_(varlink_reader_done) VarlinkReader r = {};
                 _cleanup_(buffer_done) Buffer b = {};
                 struct json_object *field;
                 VarlinkCall c;
 
                 assert_ok(json_add(parameters, "v", json_object_new_array()));
-                ck_assert_int_eq(json_object_array_add(json_object_object_get(parameters, "v"), random_value(4)), 0);
+                ck_assert_int_eq(json_object_array_add(json_object_object_get(parameters, "v"),
+                                                       random_value(4)),
+                                 0);
                 assert_ok(varlink_append_call(&b, "io.iothubd.Send", parameters, round % 2, false));
                 assert_ok(varlink_append_reply(&b, parameters, round % 2));
                 assert_ok(varlink_append_error(&b, "io.iothubd.OutboxFull", parameters));
@@ -372,8 +464,10 @@ TEST(what_is_written_is_read_back) {
                 ck_assert(c.more == (round % 2) && !c.oneway);
 
                 ck_assert_int_eq(varlink_reader_next(&r, &reply, NULL, NULL), 1);
-                ck_assert(json_object_equal(json_object_object_get(reply, "parameters"), parameters));
-                ck_assert(!!json_object_object_get_ex(reply, "continues", &field) == (round % 2 > 0));
+                ck_assert(json_object_equal(json_object_object_get(reply, "parameters"),
+                                            parameters));
+                ck_assert(!!json_object_object_get_ex(reply, "continues", &field) ==
+                          (round % 2 > 0));
 
                 ck_assert_int_eq(varlink_reader_next(&r, &error, NULL, NULL), 1);
                 ck_assert_str_eq(json_object_get_string(json_object_object_get(error, "error")),
@@ -386,18 +480,20 @@ TEST(damage_is_refused_or_still_good_json) {
         static const char pieces[] = "{}[]\",:\\u0d89aA-+.eE \n/'tfn\xc3\xa4\xed\x80\xf0\x01";
 
         for (unsigned round = 0; round < 60000; round++) {
-                char text[] = "{\"method\":\"a.B\",\"parameters\":{\"x\":[1,-2.5e3,true,null,\"\\ud83d\\ude00\xc3\xa4\"]}}";
+                char text[] = "{\"method\":\"a.B\",\"parameters\":{\"x\":[1,-2.5e3,true,null,"
+                              "\"\\ud83d\\ude00\xc3\xa4\"]}}";
                 _cleanup_(varlink_reader_done) VarlinkReader r = {};
                 _cleanup_json_ struct json_object *o = NULL;
                 const char *reason = NULL;
                 int n;
 
                 for (unsigned hits = 1 + random_below(3); hits > 0; hits--)
-                        text[random_below(sizeof(text) - 1)] = pieces[random_below(sizeof(pieces) - 1)];
+                        text[random_below(sizeof(text) - 1)] =
+                                        pieces[random_below(sizeof(pieces) - 1)];
                 assert_ok(varlink_reader_feed(&r, text, sizeof(text)));
                 n = varlink_reader_next(&r, &o, NULL, &reason);
-                ck_assert_msg(n == 1 || (n == -EBADMSG && !startswith(reason, "the JSON library")), "%s: %d %s", text, n,
-                              strempty(reason));
+                ck_assert_msg(n == 1 || (n == -EBADMSG && !startswith(reason, "the JSON library")),
+                              "%s: %d %s", text, n, strempty(reason));
         }
 }
 
@@ -407,7 +503,9 @@ TEST(calls_are_taken_apart) {
                 int r;
         } calls[] = {
                 { "{\"method\":\"a.b.C\"}", 0 },
-                { "{\"method\":\"a.b.C\",\"parameters\":null,\"more\":false,\"oneway\":true,\"upgrade\":false}", 0 },
+                { "{\"method\":\"a.b.C\",\"parameters\":null,\"more\":false,\"oneway\":true,"
+                  "\"upgrade\":false}",
+                  0 },
                 { "{}", -EBADMSG },
                 { "{\"method\":1}", -EBADMSG },
                 { "{\"method\":null}", -EBADMSG },

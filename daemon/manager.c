@@ -11,6 +11,7 @@
 #include "daemon/credentials.h"
 #include "daemon/ipc-server.h"
 #include "daemon/log.h"
+#include "daemon/notices.h"
 #include "daemon/notify.h"
 #include "daemon/outbox.h"
 #include "daemon/status.h"
@@ -26,6 +27,7 @@ struct Manager {
         sd_event *event;
         sd_event_source *outbox_source, *outbox_timer;
         sd_event_source *signal_sources[3];
+        Notices *notices;
         Outbox *outbox;
         Credentials *credentials;
         Uplink *uplink;
@@ -53,7 +55,9 @@ static void on_deliverable(void *userdata) {
 }
 
 static void on_notice(int priority, const char *message_id, const char *text, void *userdata) {
-        log_event(priority, message_id, NULL, "%s", text);
+        Manager *m = userdata;
+
+        notices_pass(m->notices, priority, message_id, text);
 }
 
 static int process_outbox(Manager *m) {
@@ -112,6 +116,9 @@ static int open_outbox(Manager *m) {
         };
         int r;
 
+        r = notices_new(m->event, &m->notices);
+        if (r < 0)
+                return log_error_errno(r, "Cannot prepare the log of the outbox: %m");
         r = outbox_open(c->state_directory, &options, &events, &m->outbox);
         if (r == -EBUSY)
                 return log_error_errno(r, "Another daemon uses the state directory %s",
@@ -255,6 +262,10 @@ static int start_ipc(Manager *m) {
         if (r == -ESRCH)
                 return log_error_errno(r, "Cannot listen on %s: there is no group %s", c->socket,
                                        strempty(c->socket_group));
+        if (r == -ENOTSOCK)
+                return log_error_errno(r, "What the service manager handed over is no listening Unix stream socket");
+        if (r == -EEXIST)
+                return log_error_errno(r, "Cannot listen on %s: a file that is no socket is there", c->socket);
         if (r < 0)
                 return log_error_errno(r, "Cannot listen on %s: %m", c->socket);
         return 0;
@@ -411,6 +422,7 @@ Manager *manager_free(Manager *m) {
         sd_event_source_disable_unref(m->outbox_source);
         sd_event_source_disable_unref(m->outbox_timer);
         m->outbox = outbox_free(m->outbox);
+        m->notices = notices_free(m->notices);
         for (size_t i = 0; i < ELEMENTSOF(m->signal_sources); i++)
                 sd_event_source_disable_unref(m->signal_sources[i]);
         sd_event_unref(m->event);

@@ -199,13 +199,10 @@ static void drop_link(Uplink *u) {
 static void carry_out(Uplink *u, const UplinkSuspectPlan *plan) {
         static const char reason[] =
                 "the hub cuts the connection whenever it is sent, and takes others";
-        char seq[64];
-        const char *fields[] = { seq, NULL };
 
         for (size_t i = 0; i < plan->n_steps; i++) {
                 const UplinkSuspectStep *s = &plan->steps[i];
 
-                (void) snprintf(seq, sizeof(seq), "IOTHUBD_SEQ=%" PRIu64, s->seq);
                 switch (s->verb) {
                 case UPLINK_SUSPECT_SET_ASIDE:
                         /* -ENOENT: it expired or was dropped just now, which serves as well. */
@@ -220,9 +217,8 @@ static void carry_out(Uplink *u, const UplinkSuspectPlan *plan) {
                         u->deliverable = true;
                         break;
                 case UPLINK_SUSPECT_REJECT:
-                        if (outbox_settle(u->outbox, s->seq, OUTBOX_END_REJECTED, reason) >= 0)
-                                log_event(LOG_WARNING, MSG_MESSAGE_REJECTED, fields,
-                                          "Message %" PRIu64 " was rejected: %s", s->seq, reason);
+                        /* The outbox tells it once it is recorded; -ENOENT: it has ended. */
+                        (void) outbox_settle(u->outbox, s->seq, OUTBOX_END_REJECTED, reason);
                         break;
                 }
         }
@@ -317,17 +313,12 @@ static void on_link_confirmed(const uint64_t *seqs, size_t n_seqs, void *userdat
 
 static void on_link_unsendable(uint64_t seq, const char *reason, void *userdata) {
         Uplink *u = userdata;
-        char field[64];
-        const char *fields[] = { field, NULL };
         uint64_t bytes;
 
         if (!uplink_window_take(&u->window, seq, &bytes))
                 return;
         u->window_bytes -= bytes;
-        (void) snprintf(field, sizeof(field), "IOTHUBD_SEQ=%" PRIu64, seq);
-        if (outbox_settle(u->outbox, seq, OUTBOX_END_REJECTED, reason) >= 0)
-                log_event(LOG_WARNING, MSG_MESSAGE_REJECTED, fields,
-                          "Message %" PRIu64 " was rejected: %s", seq, reason);
+        (void) outbox_settle(u->outbox, seq, OUTBOX_END_REJECTED, reason); /* as above */
         dispatch(u, &(UplinkEvent) { .type = UPLINK_EVENT_DROPPED, .n = 1 });
 }
 

@@ -611,6 +611,18 @@ def a_reload_takes_new_credentials(folder):
 
 
 @test
+def messages_that_expire_all_the_time_do_not_fill_the_log(folder):
+    d = daemon(folder)
+    with d, Varlink(d.socket) as v:
+        for i in range(30):
+            v.call(SEND, {"messages": [{"body": "x", "timeToLiveUSec": 1}]})
+            wait_until(lambda: d.status()["expired"] == i + 1, "it expires")
+    lines = [line for line in d.log().splitlines() if "expired" in line]
+    assert 5 <= len(lines) <= 6, lines
+    assert "last of 25 such lines" in lines[-1], lines
+
+
+@test
 def a_reload_is_told_and_cuts_a_wait_short(folder):
     path = os.path.join(folder, "connection-string")
     key = base64.b64encode(b"k" * 32).decode()

@@ -72,7 +72,12 @@ static void print_retry(struct json_object *o) {
         if (json_get_object(o, "retry", &retry) <= 0)
                 return;
         attempt = get_number(retry, "attempt");
-        if (!get_flag(o, "connected") && json_get_u64(retry, "nextTryInUSec", &next) > 0)
+        if (get_flag(o, "connected") || json_get_u64(retry, "nextTryInUSec", &next) <= 0)
+                next = USEC_INFINITY;
+        if (next != USEC_INFINITY && attempt == 0) /* on hold: nothing was tried yet */
+                print_fieldf("Retry", "next look in %s",
+                             format_timespan(span, sizeof(span), next));
+        else if (next != USEC_INFINITY)
                 print_fieldf("Retry", "attempt %" PRIu64 " failed, next try in %s", attempt,
                              format_timespan(span, sizeof(span), next));
         else if (attempt > 0)

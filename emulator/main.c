@@ -355,11 +355,10 @@ static void on_broker_died(void *userdata) {
 
 static int announce(const Emulator *e) {
         char text[64];
-        int n, r;
+        int r;
 
-        n = snprintf(text, sizeof(text), "mqtt=%" PRIu64 " https=%" PRIu64,
+        (void) snprintf(text, sizeof(text), "mqtt=%" PRIu64 " https=%" PRIu64,
                      e->settings.ports[DOOR_MQTT], e->settings.ports[DOOR_HTTPS]);
-        assert(n > 0 && (size_t) n < sizeof(text));
 
         {
                 char lines[sizeof(text) + 1];

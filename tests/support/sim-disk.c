@@ -619,8 +619,8 @@ static void page_tear(SimDisk *d, Page **disk, const Page *now) {
         for (size_t s = 0; s < PAGE_BYTES / SECTOR_BYTES; s++) {
                 size_t at = s * SECTOR_BYTES;
 
-                if (at <= cut && cut < at + SECTOR_BYTES)
-                        memcpy(to + at, from + at, cut - at);
+                if (cut / SECTOR_BYTES == s)
+                        memcpy(to + at, from + at, cut % SECTOR_BYTES);
                 else if (prefix ? at < cut : (kept >> s) & 1)
                         memcpy(to + at, from + at, SECTOR_BYTES);
         }

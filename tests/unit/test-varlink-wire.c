@@ -38,8 +38,7 @@ TEST(json_objects_are_accepted) {
                 "{\"a\":\"\\\"\\\\\\/\\b\\f\\n\\r\\t\\u00e4\\u0000\"}",
                 "{\"a\":\"\\ud83d\\ude00\"}",
                 "{\"a\":\"\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80\xef\xbf\xbf\xf4\x8f\xbf\xbf\"}",
-                "{\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\":"
-                "\"bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb\x7f\"}",
+                "{\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\":\"bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb\x7f\"}",
                 "{\"a\":{\"a\":{\"a\":1}},\"b\":{\"a\":1}}",
                 "{\"\\\\u0000\":1}",
         };

@@ -401,6 +401,8 @@ static int take_segment(Outbox *o, OutboxSegment **ret) {
                 if (!s)
                         return -ENOMEM;
                 o->next_number++;
+                /* The file system is asked once a second, and a fast disk fills keep_free in less. */
+                o->fs_free -= MIN(o->fs_free, (uint64_t) o->segment_size);
         }
         s->state = OUTBOX_SEGMENT_TAKEN;
         *ret = s;

@@ -769,8 +769,9 @@ static int submit_position(Outbox *o, bool full) {
         for (size_t i = 0; i < o->n_checkpoint_calls; i++)
                 if (outbox_calls_add(&b->calls, &b->n_calls, &b->calls_allocated, &o->checkpoint_calls[i]) < 0)
                         break;
-        memmove(o->checkpoint_calls, o->checkpoint_calls + b->n_calls,
-                (o->n_checkpoint_calls - b->n_calls) * sizeof(*o->checkpoint_calls));
+        if (o->n_checkpoint_calls > b->n_calls)
+                memmove(o->checkpoint_calls, o->checkpoint_calls + b->n_calls,
+                        (o->n_checkpoint_calls - b->n_calls) * sizeof(*o->checkpoint_calls));
         o->n_checkpoint_calls -= b->n_calls;
         hand_over(o, b);
         return 0;

@@ -272,6 +272,32 @@ const char *daemon_error_name(const DaemonReply *r) {
         return name ? name : r->error;
 }
 
+int outbox_full_text(const DaemonReply *r, char **ret) {
+        char used[FORMAT_BYTES_MAX], max[FORMAT_BYTES_MAX], free_[FORMAT_BYTES_MAX],
+                        keep[FORMAT_BYTES_MAX];
+        uint64_t bytes[4];
+        const char *reason = "no reason given";
+
+        if (json_get_u64(r->parameters, "usedBytes", &bytes[0]) <= 0 ||
+            json_get_u64(r->parameters, "maxBytes", &bytes[1]) <= 0 ||
+            json_get_u64(r->parameters, "freeBytes", &bytes[2]) <= 0 ||
+            json_get_u64(r->parameters, "keepFreeBytes", &bytes[3]) <= 0) {
+                (void) json_get_string(r->parameters, "reason", &reason, NULL);
+                *ret = strdup(reason);
+                return *ret ? 0 : -ENOMEM;
+        }
+        /* Which of the two limits it was shows in the numbers. */
+        if (asprintf(ret,
+                     "%s of at most %s used, %s free on its disk, where %s stay free; "
+                     "iothubctl status tells what messages wait for",
+                     format_bytes(used, sizeof(used), bytes[0]),
+                     format_bytes(max, sizeof(max), bytes[1]),
+                     format_bytes(free_, sizeof(free_), bytes[2]),
+                     format_bytes(keep, sizeof(keep), bytes[3])) < 0)
+                return -ENOMEM;
+        return 0;
+}
+
 int say_error_reply(const char *what, const DaemonReply *r) {
         static const struct {
                 const char *name, *text; /* text: where the error has no reason of its own */
@@ -279,7 +305,6 @@ int say_error_reply(const char *what, const DaemonReply *r) {
         } table[] = {
                 { "InvalidMessage", "the message breaks a rule of the hub", EX_DATAERR },
                 { "MessageTooLarge", "the message is too large", EX_DATAERR },
-                { "OutboxFull", "the outbox is full", EXIT_TRY_AGAIN },
                 { "DiskError", "the disk failed", EX_IOERR },
                 { "NoSuchMessage", "no such message, or it ended too long ago", EXIT_NOT_FOUND },
                 { "LimitExceeded", "too much at once", EXIT_TRY_AGAIN },
@@ -288,6 +313,14 @@ int say_error_reply(const char *what, const DaemonReply *r) {
                 { "StreamGap", "the stream has a gap", EX_PROTOCOL },
         };
         const char *name = daemon_error_name(r), *reason = NULL;
+        _cleanup_free_ char *full = NULL;
+
+        if (streq(name, "OutboxFull")) {
+                if (outbox_full_text(r, &full) < 0)
+                        return say_out_of_memory();
+                say_error("%s: the outbox is full: %s", what, full);
+                return EXIT_TRY_AGAIN;
+        }
 
         /* Not every error has a reason. */
         (void) json_get_string(r->parameters, "reason", &reason, NULL);

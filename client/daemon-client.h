@@ -72,5 +72,8 @@ int say_error_reply(const char *what, const DaemonReply *r);
 /* Argument of poll(2) for a deadline on CLOCK_MONOTONIC, at most a minute; -1 for USEC_INFINITY. */
 int poll_timeout_msec(usec_t now, usec_t deadline);
 
+/* What OutboxFull says, with its numbers. *ret is the caller's. 0 or -ENOMEM. */
+int outbox_full_text(const DaemonReply *r, char **ret);
+
 /* "OutboxFull" from "io.iothubd.OutboxFull"; other names are given whole. */
 const char *daemon_error_name(const DaemonReply *r);

@@ -36,6 +36,7 @@
 #define RETRY_MIN_USEC (50 * USEC_PER_MSEC)
 #define RETRY_MAX_USEC USEC_PER_SEC
 #define GAPS_IN_A_ROW_MAX 5U
+#define PAUSE_TOLD_USEC (60 * USEC_PER_SEC) /* at most once in that time */
 
 typedef struct Mark {
         uint32_t end;  /* offset behind the message; a comma follows before the next */
@@ -84,6 +85,7 @@ struct Sender {
         DaemonReply failure; /* what stopped the pipeline */
         unsigned n_gaps;     /* in a row */
         bool was_connected, in_doubt, told_pause, told_lost, limited;
+        usec_t tell_pause_at;
         usec_t retry_at, retry_delay;
         usec_t progress_at; /* something was accepted, or began to wait for it */
         int exit_code;
@@ -459,12 +461,25 @@ static void reconnect(Sender *s) {
         daemon_reply_done(&s->failure);
 }
 
+/* An outbox that drains is full again after each segment that becomes free: that is no news. */
 static void pause_sending(Sender *s, const char *what, const char *reason) {
-        if (!s->told_pause)
+        usec_t now = now_usec(CLOCK_MONOTONIC);
+
+        if (!s->told_pause && now >= s->tell_pause_at) {
                 say_error("%s (%s), waiting", what, strempty(reason));
+                s->tell_pause_at = usec_add(now, PAUSE_TOLD_USEC);
+        }
         s->told_pause = true;
         s->state = SENDER_PAUSED;
         delay_retry(s);
+}
+
+static void wait_for_room(Sender *s) {
+        _cleanup_free_ char *full = NULL;
+
+        if (outbox_full_text(&s->failure, &full) < 0)
+                return fail(s, say_out_of_memory());
+        pause_sending(s, "The outbox is full", full);
 }
 
 static void refused(Sender *s, const char *reason) {
@@ -495,7 +510,7 @@ static void deal_with_failure(Sender *s) {
         if (streq(name, "InvalidMessage") || streq(name, "MessageTooLarge"))
                 refused(s, reason);
         else if (streq(name, "OutboxFull") && s->options.wait_when_full)
-                pause_sending(s, "The outbox is full", reason);
+                wait_for_room(s);
         else if (streq(name, "LimitExceeded")) {
                 s->limited = true;
                 pause_sending(s, "iothubd wants less at once", reason);

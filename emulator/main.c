@@ -124,15 +124,17 @@ static int parse_options(int argc, char **argv, Settings *s) {
                 { "version", no_argument, NULL, OPTION_VERSION },
                 { NULL },
         };
+        const char *allowed = "0 to 65535";
         usec_t grace;
-        int c, r;
+        int c, i = 0, r;
 
-        while ((c = getopt_long(argc, argv, "h", options, NULL)) >= 0) {
+        while ((c = getopt_long(argc, argv, "h", options, &i)) >= 0) {
                 r = 0;
                 switch (c) {
                 case OPTION_STATE: s->state = optarg; break;
                 case OPTION_HOST:
                         s->host = optarg;
+                        allowed = "a host name of letters, digits, - and .";
                         r = is_host_name(optarg) ? 0 : -EINVAL;
                         break;
                 case OPTION_MQTT_PORT:
@@ -143,6 +145,7 @@ static int parse_options(int argc, char **argv, Settings *s) {
                         break;
                 case OPTION_AMQP_PORT: r = parse_u64_range(optarg, 0, 65535, &s->amqp_port); break;
                 case OPTION_TOKEN_GRACE:
+                        allowed = "a span of time such as 10min";
                         r = parse_timespan(optarg, &grace);
                         if (r >= 0)
                                 s->token_grace_sec = grace / USEC_PER_SEC;
@@ -152,8 +155,8 @@ static int parse_options(int argc, char **argv, Settings *s) {
                 default: return EX_USAGE;
                 }
                 if (r < 0)
-                        return fail(EX_USAGE, "%s: not a valid value: %s", argv[optind - 1],
-                                    optarg);
+                        return fail(EX_USAGE, "--%s: \"%s\" is not %s", options[i].name, optarg,
+                                    allowed);
         }
         if (optind < argc)
                 return fail(EX_USAGE, "unexpected argument %s", argv[optind]);
@@ -289,8 +292,9 @@ static int open_doors(Emulator *e) {
                 fd = listen_loopback(&e->settings.ports[d]);
                 if (fd < 0)
                         return fail(EX_UNAVAILABLE,
-                                    "cannot listen on port %" PRIu64 " (--%s-port): %s",
-                                    e->settings.ports[d], door_names[d], strerror(-fd));
+                                    "cannot listen on port %" PRIu64
+                                    ": %s; name another with --%s-port, or 0 for any",
+                                    e->settings.ports[d], strerror(-fd), door_names[d]);
                 r = front_listen(e->front, d == DOOR_MQTT ? FRONT_DOOR_MQTT : FRONT_DOOR_PLAIN, fd,
                                  e->tls[d], d == DOOR_MQTT ? BROKER_SOCKET : REGISTRY_SOCKET);
                 if (r < 0)

@@ -155,6 +155,29 @@ def a_full_outbox_is_waited_for_on_request(folder):
 
 
 @test
+def a_full_outbox_is_told_with_its_numbers_and_once_while_it_drains(folder):
+    numbers = {"usedBytes": 3 << 20, "maxBytes": 4 << 20, "freeBytes": 5 << 30, "keepFreeBytes": 1 << 30}
+    full = ("OutboxFull", {"reason": "full", **numbers})
+    with FakeDaemon(folder) as d:
+        full_at = [0, 5000, 10000, 15000]  # messages; each time once
+
+        def on_send(_number, _messages):
+            if full_at and len(d.messages) >= full_at[0]:
+                full_at.pop(0)
+                return full
+            return None
+
+        d.on_send = on_send
+        code, _, err = ctl(d, "--when-full=wait", data=lines(20000))
+        assert code == 0 and not full_at, err
+        assert err.count("waiting") == 1 and "3.0M of at most 4.0M used" in err and "5.0G free" in err, err
+        expect(d, 20000)
+        d.on_send = lambda number, _: full
+        code, _, err = ctl(d, "x")
+        assert code == EX_TEMPFAIL and "1.0G stay free; iothubctl status" in err, err
+
+
+@test
 def waiting_for_room_ends_with_the_timeout(folder):
     with FakeDaemon(folder) as d:
         d.capacity = 0

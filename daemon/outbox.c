@@ -482,6 +482,16 @@ static bool take_jobs(Outbox *o) {
         return any;
 }
 
+/* A read that failed may be tried again from now on, by whoever wants the message: nobody may for hours, and until
+ * then its time must not be a deadline that has passed. */
+static void read_again(Outbox *o) {
+        usec_t now = outbox_now_boottime(o);
+
+        for (unsigned lane = 0; lane < OUTBOX_N_MESSAGE_LANES; lane++)
+                if (o->lanes[lane].reader.error < 0 && now >= o->lanes[lane].reader.retry_at)
+                        o->lanes[lane].reader.error = 0;
+}
+
 int outbox_process(Outbox *o) {
         uint64_t n;
         bool more = true;
@@ -489,6 +499,7 @@ int outbox_process(Outbox *o) {
         assert(!o->in_process);
         (void) !read(o->event_fd, &n, sizeof(n)); /* nothing to read is fine */
         o->in_process = true;
+        read_again(o);
         for (unsigned round = 0; more && round < ROUNDS_MAX; round++) {
                 o->wake_again = false;
                 more = take_jobs(o);

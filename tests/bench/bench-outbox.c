@@ -3,8 +3,10 @@
  *
  *   bench-outbox [--directory DIR] [--messages N] [--queued N]     DIR on a real disk, default: the working directory
  *
- * "disk bytes" are write_bytes minus cancelled_write_bytes of /proc/self/io: whole pages that this process dirtied,
- * without what the file system's journal adds. Divided by the bytes of the payloads. */
+ * Time is measured in DIR. Disk bytes are measured in a second run on an ext4 of its own on a loop device: what that
+ * device was given to write, the journal's part included, divided by the bytes of the payloads. Where there is no loop
+ * device for us (not root) they are write_bytes minus cancelled_write_bytes of /proc/self/io, which lack the journal,
+ * and count large pages as a whole where the kernel writes only 4 KiB of one. */
 #include <fcntl.h>
 #include <ftw.h>
 #include <getopt.h>
@@ -12,7 +14,10 @@
 #include <limits.h>
 #include <linux/magic.h>
 #include <poll.h>
+#include <sched.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/vfs.h>
 
 #ifdef HAVE_SQLITE
@@ -28,9 +33,11 @@
 
 #define PAYLOAD_BYTES 200U
 #define BATCH_MAX 1024U
+#define N_ROUNDS 8U
 #define WINDOW 200U /* messages in flight while delivering, as the uplink has by default */
 
 typedef struct Figures {
+        bool count_bytes; /* and not the time */
         usec_t *latency_usec; /* of each batch, append to durable */
         size_t n_latency;
         usec_t append_usec, settle_usec;
@@ -56,15 +63,65 @@ static void die(const char *what, const char *why) {
         exit(1);
 }
 
+static char loop_dir[PATH_MAX];  /* the mount point; empty: none */
+static char loop_stat[PATH_MAX]; /* the device's counters in /sys */
+
+static uint64_t device_bytes(void) {
+        _cleanup_fclose_ FILE *f = fopen(loop_stat, "re");
+        uint64_t sectors = 0;
+
+        /* Documentation/block/stat.rst: the seventh is sectors written, of 512 bytes. */
+        if (!f || fscanf(f, "%*u %*u %*u %*u %*u %*u %" SCNu64, &sectors) != 1)
+                die(loop_stat, "no counters");
+        return sectors * 512;
+}
+
 static uint64_t disk_bytes(void) {
         uint64_t written = 0, cancelled = 0;
-        _cleanup_fclose_ FILE *f = fopen("/proc/self/io", "re");
+        _cleanup_fclose_ FILE *f = NULL;
         char line[128];
 
+        if (loop_dir[0]) {
+                sync(); /* what is still on its way belongs to what was measured */
+                return device_bytes();
+        }
+        f = fopen("/proc/self/io", "re");
         while (f && fgets(line, sizeof(line), f))
                 if (sscanf(line, "write_bytes: %" SCNu64, &written) != 1)
                         (void) sscanf(line, "cancelled_write_bytes: %" SCNu64, &cancelled);
         return written - MIN(written, cancelled);
+}
+
+static bool run(const char *program, const char *a, const char *b) {
+        char command[2 * PATH_MAX + 100];
+
+        (void) snprintf(command, sizeof(command), "PATH=$PATH:/sbin:/usr/sbin %s %s %s >/dev/null 2>&1", program, a, b);
+        return system(command) == 0;
+}
+
+/* An ext4 that nobody else writes to, seen by this process only. Without it the figures come from elsewhere. */
+static void loop_mount(const char *dir) {
+        char image[PATH_MAX], mount_point[PATH_MAX];
+        struct stat st;
+        int fd;
+
+        if (geteuid() != 0 || unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+                return;
+        if (snprintf(image, sizeof(image), "%s/bench.img", dir) >= (int) sizeof(image) ||
+            snprintf(mount_point, sizeof(mount_point), "%s/bench.mnt", dir) >= (int) sizeof(mount_point))
+                return;
+        fd = open(image, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+        if (fd < 0 || ftruncate(fd, (off_t) 4 << 30) < 0 || mkdir(mount_point, 0700) < 0)
+                return;
+        (void) close(fd); /* empty so far */
+        /* Without lazy initialisation, or the kernel goes on writing the inode tables while we measure. */
+        if (!run("mkfs.ext4 -q -m 0 -E lazy_itable_init=0,lazy_journal_init=0", image, "") ||
+            !run("mount -o loop", image, mount_point))
+                return;
+        if (stat(mount_point, &st) < 0)
+                die(mount_point, strerror(errno));
+        (void) snprintf(loop_stat, sizeof(loop_stat), "/sys/dev/block/%u:%u/stat", major(st.st_dev), minor(st.st_dev));
+        (void) snprintf(loop_dir, sizeof(loop_dir), "%s", mount_point);
 }
 
 static uint64_t rss_anon_bytes(void) {
@@ -366,7 +423,7 @@ static usec_t percentile(const Figures *f, unsigned percent) {
 }
 
 static void append_round(const Store *t, void *store, size_t n_batches, size_t batch, Figures *f) {
-        uint64_t bytes = disk_bytes();
+        uint64_t bytes = f->count_bytes ? disk_bytes() : 0;
         usec_t start = now_usec(CLOCK_MONOTONIC), last = start;
 
         for (size_t i = 0; i < n_batches; i++) {
@@ -378,19 +435,19 @@ static void append_round(const Store *t, void *store, size_t n_batches, size_t b
                 last = now;
         }
         f->append_usec += last - start;
-        f->append_bytes += disk_bytes() - bytes;
+        f->append_bytes += f->count_bytes ? disk_bytes() - bytes : 0;
         f->n_messages += n_batches * batch;
 }
 
 static void settle_round(const Store *t, void *store, size_t n_batches, size_t batch, Figures *f) {
-        uint64_t bytes = disk_bytes();
+        uint64_t bytes = f->count_bytes ? disk_bytes() : 0;
         usec_t start = now_usec(CLOCK_MONOTONIC);
 
         for (size_t i = 0; i < n_batches; i++)
                 t->settle(store, batch);
         t->done(store);
         f->settle_usec += now_usec(CLOCK_MONOTONIC) - start;
-        f->settle_bytes += disk_bytes() - bytes;
+        f->settle_bytes += f->count_bytes ? disk_bytes() - bytes : 0;
 }
 
 static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw) {
@@ -410,69 +467,87 @@ static void drop_dir(char *path) {
         free(path);
 }
 
-static void print_row(const char *name, size_t batch, Figures *f) {
-        double payload_bytes = (double) f->n_messages * PAYLOAD_BYTES;
-
-        qsort(f->latency_usec, f->n_latency, sizeof(usec_t), by_value);
-        printf("%-8s %6zu %10.0f %9" PRIu64 " %9" PRIu64 " %10.0f %11.2f %11.2f\n", name, batch,
-               (double) f->n_messages * USEC_PER_SEC / (double) f->append_usec, percentile(f, 50), percentile(f, 99),
-               (double) f->n_messages * USEC_PER_SEC / (double) f->settle_usec, (double) f->append_bytes / payload_bytes,
-               (double) f->settle_bytes / payload_bytes);
-        fflush(stdout);
+static double per_payload_byte(uint64_t bytes, uint64_t n_messages) {
+        return (double) bytes / (double) (n_messages * PAYLOAD_BYTES);
 }
 
 /* In rounds of append and settle, as with a hub that is there: after the first, every store reuses what it has. */
-static void measure(const Store *t, const char *base, size_t batch, size_t n_messages) {
-        size_t n_rounds = 8, n_batches = MAX(n_messages / batch / n_rounds, (size_t) 1);
-        Figures f = { .latency_usec = calloc(n_rounds * n_batches, sizeof(usec_t)) };
+static void measure_rounds(const Store *t, const char *base, size_t n_batches, size_t batch, Figures *f) {
         char *dir = fresh_dir(base);
         void *store = t->open(dir);
 
-        if (!f.latency_usec)
+        f->latency_usec = calloc((N_ROUNDS + 1) * n_batches, sizeof(usec_t));
+        if (!f->latency_usec)
                 die("bench", strerror(ENOMEM));
-        append_round(t, store, n_batches, batch, &f);
-        settle_round(t, store, n_batches, batch, &f);
-        f = (Figures) { .latency_usec = f.latency_usec };
-        for (size_t i = 0; i < n_rounds; i++) {
-                append_round(t, store, n_batches, batch, &f);
-                settle_round(t, store, n_batches, batch, &f);
+        append_round(t, store, n_batches, batch, f);
+        settle_round(t, store, n_batches, batch, f);
+        *f = (Figures) { .count_bytes = f->count_bytes, .latency_usec = f->latency_usec };
+        for (size_t i = 0; i < N_ROUNDS; i++) {
+                append_round(t, store, n_batches, batch, f);
+                settle_round(t, store, n_batches, batch, f);
         }
         t->close(store);
-        print_row(t->name, batch, &f);
-        free(f.latency_usec);
         drop_dir(dir);
 }
 
-/* Settling that rides with the next append: one message in, one out. */
-static void measure_mixed(const Store *t, const char *base, size_t batch, size_t n_messages) {
+static void measure(const Store *t, const char *base, size_t batch, size_t n_messages) {
+        size_t n_batches = MAX(n_messages / batch / N_ROUNDS, (size_t) 1);
+        Figures time = {}, bytes = { .count_bytes = true };
+
+        measure_rounds(t, base, n_batches, batch, &time);
+        measure_rounds(t, loop_dir[0] ? loop_dir : base, n_batches, batch, &bytes);
+        qsort(time.latency_usec, time.n_latency, sizeof(usec_t), by_value);
+        printf("%-8s %6zu %10.0f %9" PRIu64 " %9" PRIu64 " %10.0f %11.2f %11.2f\n", t->name, batch,
+               (double) time.n_messages * USEC_PER_SEC / (double) time.append_usec, percentile(&time, 50),
+               percentile(&time, 99), (double) time.n_messages * USEC_PER_SEC / (double) time.settle_usec,
+               per_payload_byte(bytes.append_bytes, bytes.n_messages), per_payload_byte(bytes.settle_bytes, bytes.n_messages));
+        fflush(stdout);
+        free(time.latency_usec);
+        free(bytes.latency_usec);
+}
+
+/* Settling that rides with the next append: a batch in, a batch out. */
+static void run_mixed(const Store *t, const char *base, size_t batch, size_t n_batches, usec_t *ret_usec, uint64_t *ret_bytes) {
         char *dir = fresh_dir(base);
         void *store = t->open(dir);
         uint64_t bytes;
         usec_t start;
 
         t->append(store, batch);
-        bytes = disk_bytes();
+        bytes = ret_bytes ? disk_bytes() : 0;
         start = now_usec(CLOCK_MONOTONIC);
-        for (size_t i = 0; i < n_messages / batch; i++) {
+        for (size_t i = 0; i < n_batches; i++) {
                 t->append(store, batch);
                 t->settle(store, batch);
         }
         t->done(store);
-        printf("%-8s %6zu %10.0f %43.2f\n", t->name, batch,
-               (double) (n_messages / batch * batch) * USEC_PER_SEC / (double) (now_usec(CLOCK_MONOTONIC) - start),
-               (double) (disk_bytes() - bytes) / (double) (n_messages / batch * batch * PAYLOAD_BYTES));
-        fflush(stdout);
+        if (ret_usec)
+                *ret_usec = now_usec(CLOCK_MONOTONIC) - start;
+        if (ret_bytes)
+                *ret_bytes = disk_bytes() - bytes;
         t->close(store);
         drop_dir(dir);
 }
 
-/* Calls of one message each, as many on their way as the outbox takes: what group commit makes of many senders. */
-static void measure_group_commit(const char *base, size_t n_messages, unsigned n_senders) {
+static void measure_mixed(const Store *t, const char *base, size_t batch, size_t n_messages) {
+        size_t n_batches = n_messages / batch;
+        uint64_t bytes;
+        usec_t usec;
+
+        run_mixed(t, base, batch, n_batches, &usec, NULL);
+        run_mixed(t, loop_dir[0] ? loop_dir : base, batch, n_batches, NULL, &bytes);
+        printf("%-8s %6zu %10.0f %43.2f\n", t->name, batch, (double) (n_batches * batch) * USEC_PER_SEC / (double) usec,
+               per_payload_byte(bytes, n_batches * batch));
+        fflush(stdout);
+}
+
+/* Calls of one message each, as many on their way as given: what group commit makes of many senders. */
+static void run_group_commit(const char *base, size_t n_messages, unsigned n_senders, bool count_bytes, usec_t *ret_usec,
+                             uint64_t *ret_bytes, OutboxStats *ret_stats) {
         char *dir = fresh_dir(base);
         OutboxStore *s = outbox_store_open(dir);
-        uint64_t bytes = disk_bytes();
+        uint64_t bytes = count_bytes ? disk_bytes() : 0;
         usec_t start = now_usec(CLOCK_MONOTONIC);
-        OutboxStats stats;
 
         for (size_t i = 0; i < n_messages;) {
                 if (s->n_open < n_senders && outbox_store_try(s, 1) == 0) {
@@ -483,14 +558,23 @@ static void measure_group_commit(const char *base, size_t n_messages, unsigned n
         }
         while (s->n_open > 0)
                 outbox_wait(s);
-        outbox_get_stats(s->outbox, &stats);
-        printf("%7u %10.0f %15.1f %11.2f\n", n_senders,
-               (double) n_messages * USEC_PER_SEC / (double) (now_usec(CLOCK_MONOTONIC) - start),
-               (double) n_messages / (double) MAX(stats.n_batches, UINT64_C(1)),
-               (double) (disk_bytes() - bytes) / (double) (n_messages * PAYLOAD_BYTES));
-        fflush(stdout);
+        *ret_usec = now_usec(CLOCK_MONOTONIC) - start;
+        *ret_bytes = count_bytes ? disk_bytes() - bytes : 0;
+        outbox_get_stats(s->outbox, ret_stats);
         outbox_store_close(s);
         drop_dir(dir);
+}
+
+static void measure_group_commit(const char *base, size_t n_messages, unsigned n_senders) {
+        OutboxStats stats, other;
+        uint64_t bytes, none;
+        usec_t usec, unused;
+
+        run_group_commit(base, n_messages, n_senders, false, &usec, &none, &stats);
+        run_group_commit(loop_dir[0] ? loop_dir : base, n_messages, n_senders, true, &unused, &bytes, &other);
+        printf("%7u %10.0f %15.1f %11.2f\n", n_senders, (double) n_messages * USEC_PER_SEC / (double) usec,
+               (double) n_messages / (double) MAX(stats.n_batches, UINT64_C(1)), per_payload_byte(bytes, n_messages));
+        fflush(stdout);
 }
 
 static void measure_backlog(const char *base, size_t n_messages) {
@@ -520,6 +604,14 @@ static void measure_backlog(const char *base, size_t n_messages) {
         fflush(stdout);
         outbox_store_close(s);
         drop_dir(dir);
+}
+
+static char *work_dir;
+
+static void clean_up(void) {
+        if (loop_dir[0])
+                (void) umount2(loop_dir, MNT_DETACH); /* the folder goes next */
+        drop_dir(work_dir);
 }
 
 static void check_file_system(const char *dir) {
@@ -552,13 +644,18 @@ int main(int argc, char **argv) {
         if (r < 0)
                 die("option", strerror(-r));
         check_file_system(dir);
+        work_dir = fresh_dir(dir);
+        atexit(clean_up);
+        loop_mount(work_dir);
+        dir = work_dir;
         memset(payload, 'x', sizeof(payload));
 
         /* First, while this process's memory holds nothing else. */
         if (n_queued > 0)
                 measure_backlog(dir, n_queued);
 
-        printf("\n%u-byte messages; each batch durable before the next\n", PAYLOAD_BYTES);
+        printf("\n%u-byte messages; each batch durable before the next; disk bytes from %s\n", PAYLOAD_BYTES,
+               loop_dir[0] ? "a loop device of our own, with the journal" : "/proc/self/io");
         printf("                   append   latency   latency     settle disk bytes per payload byte\n");
         printf("store     batch       /s   p50 us    p99 us         /s      append      settle\n");
         for (size_t batch = 1; batch <= BATCH_MAX; batch *= 32)

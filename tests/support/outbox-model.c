@@ -1002,7 +1002,7 @@ static void message_missing(OutboxModel *m, ModelMessage *x, bool clean) {
                 x->end_recorded = true;
                 return;
         }
-        if (!may_have_ended_untold(m, x) || (clean && !x->rejecting && !x->confirming))
+        if (!may_have_ended_untold(m, x) || (clean && !x->rejecting && !x->confirming && !may_be_dropped(m, x)))
                 outbox_model_fail(m, "%s was reported durable and is lost", name_of(x));
         x->end = x->rejecting ? OUTBOX_END_REJECTED : x->confirming ? OUTBOX_END_CONFIRMED : OUTBOX_END_DROPPED;
         x->end_recorded = true;

@@ -5,6 +5,7 @@
 #define KIB ((uint64_t) 1024)
 #define MIB (1024 * KIB)
 #define QUEUED_MAX 1000U  /* a start takes everything out at once, and the outbox hands out no more than 2,048 */
+#define READ_AGAIN_USEC (35 * USEC_PER_SEC) /* within which a read that failed has to be tried again */
 #define STREAMS_LIVE 6U /* that the workload goes on with; older ones are left as they are */
 
 typedef struct Workload {
@@ -110,6 +111,8 @@ static void settle(Workload *w) {
 
 static void disturb(Workload *w) {
         static const int errors[] = { EIO, ENOSPC, EROFS };
+        static const unsigned kinds[] = { SIM_CALLS_WRITING, 1U << SIM_FDATASYNC, SIM_CALLS_ALL, 1U << SIM_OPENAT,
+                                          1U << SIM_PREAD };
         OutboxModel *m = w->model;
 
         if (!w->with_trouble)
@@ -119,7 +122,7 @@ static void disturb(Workload *w) {
         case 0: sim_disk_set_read_only(w->disk, true); break;
         case 1: sim_disk_set_capacity(w->disk, sim_disk_used(w->disk) + below(w, 5) * 4096); break;
         default:
-                sim_disk_fail_at(w->disk, below(w, 2) ? SIM_CALLS_WRITING : 1U << SIM_FDATASYNC, below(w, 8),
+                sim_disk_fail_at(w->disk, kinds[below(w, ELEMENTSOF(kinds))], below(w, 8),
                                  below(w, 4) ? 1 + below(w, 4) : UINT64_MAX, errors[below(w, ELEMENTSOF(errors))]);
         }
 }
@@ -131,6 +134,7 @@ static void soothe(Workload *w) {
         sim_disk_fail_at(w->disk, 0, 0, 0, 0);
         sim_disk_set_read_only(w->disk, false);
         sim_disk_set_capacity(w->disk, w->capacity);
+        outbox_model_advance(w->model, READ_AGAIN_USEC);
         outbox_model_recover(w->model);
 }
 
@@ -199,7 +203,7 @@ static void step(Workload *w) {
                 look_up(w);
         else if (n < 93)
                 outbox_model_checkpoint(w->model);
-        else if (n < 95)
+        else if (n < 96)
                 disturb(w);
         else if (n < 98)
                 soothe(w);

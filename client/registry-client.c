@@ -193,6 +193,8 @@ static CURLcode set_options(RegistryClient *c, const RegistryRequest *request, c
                 k = curl_easy_setopt(h, CURLOPT_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2);
         if (k == CURLE_OK && c->ca_file)
                 k = curl_easy_setopt(h, CURLOPT_CAINFO, c->ca_file);
+        if (k == CURLE_OK && c->ca_file) /* instead of the system's, not besides */
+                k = curl_easy_setopt(h, CURLOPT_CAPATH, NULL);
         if (k == CURLE_OK)
                 k = curl_easy_setopt(h, CURLOPT_CUSTOMREQUEST, request->method);
         if (k == CURLE_OK && body)

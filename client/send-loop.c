@@ -222,7 +222,7 @@ int send_loop_run(const SendLoopOptions *options, const SendSource *source, Send
                 };
                 if (sender_n_pending(l.sender) > 0 && l.n_signals > 1)
                         say_error("Stopped while %" PRIu64
-                                  " messages were under way: they may be stored or not",
+                                  " were under way: they may be stored or not",
                                   sender_n_pending(l.sender));
                 if (l.confirmations) {
                         ret->totals = *confirmations_totals(l.confirmations);

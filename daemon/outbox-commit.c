@@ -240,8 +240,17 @@ static void discard_segment(Outbox *o, OutboxSegment *s, bool as_evidence) {
 
 /* --- admission --- */
 
+/* Bytes of segments that are being made: the file system may not show them yet. */
+static uint64_t unmade_bytes(Outbox *o) {
+        unsigned n = o->creating;
+
+        for (size_t i = 0; o->running && i < o->running->n_writes; i++)
+                n += o->running->writes[i].fresh && !o->running->writes[i].segment->position;
+        return (uint64_t) n * o->segment_size;
+}
+
 static unsigned segments_creatable(Outbox *o) {
-        uint64_t free_bytes = o->fs_free > o->keep_free ? o->fs_free - o->keep_free : 0;
+        uint64_t taken = o->keep_free + unmade_bytes(o), free_bytes = o->fs_free > taken ? o->fs_free - taken : 0;
         unsigned n = o->n_segments + o->n_evidence;
 
         if (outbox_now_boottime(o) < o->create_blocked_until || n >= o->n_segments_max)
@@ -394,7 +403,7 @@ static int take_segment(Outbox *o, OutboxSegment **ret) {
         if (o->n_spares > 0)
                 s = o->spares[--o->n_spares];
         else {
-                outbox_check_fs(o, false);
+                outbox_check_fs(o, true);
                 if (segments_creatable(o) == 0)
                         return -ENOSPC;
                 s = outbox_segment_new(o, false, o->next_number, o->segment_size);
@@ -934,6 +943,69 @@ static void close_active(Outbox *o, OutboxLaneState *l) {
         l->active = NULL;
 }
 
+/* A new segment, made before it is needed, so that no batch waits for it. */
+typedef struct OutboxCreateJob {
+        OutboxBackgroundJob job;
+        const OutboxIo *io;
+        int dir_fd;
+        OutboxSegment *segment;
+        char name[OUTBOX_SEGMENT_NAME_MAX];
+        int result;
+} OutboxCreateJob;
+
+static void create_run(OutboxJob *job) {
+        OutboxCreateJob *j = container_of(job, OutboxCreateJob, job.job);
+
+        j->result = outbox_segment_create(j->io, j->dir_fd, j->name, j->segment->size);
+}
+
+static void create_done(Outbox *o, OutboxBackgroundJob *job) {
+        OutboxCreateJob *j = container_of(job, OutboxCreateJob, job);
+
+        o->creating = false;
+        if (j->result < 0) {
+                o->create_blocked_until = usec_add(outbox_now_boottime(o), CREATE_BLOCKED_USEC);
+                outbox_segment_free(o, j->segment);
+        } else {
+                j->segment->on_disk = true;
+                outbox_spare_add(o, j->segment);
+        }
+        free(j);
+}
+
+/* Keeps one spare ahead of a lane whose segment is half full. */
+static void create_spare(Outbox *o) {
+        OutboxCreateJob *j;
+        bool wanted = false;
+
+        if (o->n_spares > 0 || o->creating || o->closing || o->disk_error < 0)
+                return;
+        for (unsigned lane = 0; lane < OUTBOX_N_MESSAGE_LANES; lane++)
+                if (o->lanes[lane].active && o->lanes[lane].active->end > o->segment_size / 2)
+                        wanted = true;
+        if (!wanted)
+                return;
+        outbox_check_fs(o, true);
+        if (segments_creatable(o) <= o->n_new_planned)
+                return;
+        j = malloc(sizeof(*j));
+        if (!j)
+                return; /* the batch that needs it makes it */
+        *j = (OutboxCreateJob) {
+                .job = { .job = { .run = create_run }, .done = create_done },
+                .io = o->io,
+                .dir_fd = o->dir_fd,
+                .segment = outbox_segment_new(o, false, o->next_number, o->segment_size),
+        };
+        if (!j->segment) {
+                free(j);
+                return;
+        }
+        outbox_segment_name(false, o->next_number++, j->name);
+        o->creating = true;
+        outbox_worker_submit(o->background, &j->job.job);
+}
+
 static void complete_writes(Outbox *o, OutboxBatch *b) {
         for (size_t i = 0; i < b->n_writes; i++) {
                 OutboxWrite *w = &b->writes[i];
@@ -1118,6 +1190,7 @@ void outbox_commit_complete(Outbox *o, OutboxBatch *b) {
         if (o->receipts)
                 outbox_receipts_flush(o->receipts);
         outbox_release_segments(o);
+        create_spare(o);
         tell_calls(b->calls, b->n_calls, 0);
         if (b->has_position)
                 outbox_ends_recorded(o, b->number, b->n_ends);

@@ -242,6 +242,7 @@ struct Outbox {
 
         int disk_error;
         usec_t probe_at, probe_delay;
+        bool creating;                         /* a spare is being made */
         usec_t create_blocked_until;           /* the file system had no room for a segment */
         bool is_full, full_noticed, error_noticed;
 

@@ -220,7 +220,9 @@ int outbox_write_full(const OutboxIo *io, int fd, const void *data, size_t n, ui
 }
 
 static int segment_fill(const OutboxIo *io, int fd, uint32_t size) {
-        static const uint8_t zeros[64 * 1024];
+        /* A page at a time, so that the page cache holds single pages: a record then dirties the page it is in, and
+         * not the 64 KiB or more that were written at once. */
+        static const uint8_t zeros[4096];
         uint32_t at;
         int r;
 

@@ -153,7 +153,8 @@ void outbox_ends_recorded(Outbox *o, uint64_t batch, size_t n_ends) {
                 outbox_tell(o, e.lane, &e.entry, e.end, e.reason);
                 free(e.reason);
         }
-        memmove(o->ends, o->ends + n_ends, (o->n_ends - n_ends) * sizeof(*o->ends));
+        if (o->n_ends > n_ends)
+                memmove(o->ends, o->ends + n_ends, (o->n_ends - n_ends) * sizeof(*o->ends));
         o->n_ends -= n_ends;
         outbox_identity_check(o);
 }

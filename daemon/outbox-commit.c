@@ -473,6 +473,7 @@ static int start_use(Outbox *o, OutboxBatch *b, OutboxSegment *s, unsigned lane,
                 .first_lane_seq = first_lane_seq,
                 .first_seq = first_seq,
                 .outbox_id = o->outbox_id,
+                .attempt = b->attempt,
         };
         memcpy(h.boot_id, o->clock.boot_id, sizeof(h.boot_id));
         outbox_segment_header_encode(&h, w->head);
@@ -1142,6 +1143,8 @@ static bool retry(Outbox *o, OutboxBatch *b) {
         if (b->attempt++ > 0)
                 return false;
         b->has_position = b->position_full = false;
+        /* The number stays: a new one would call the first try synced, and a crash now would leave half of a call as if
+         * it had been promised. That this is the newer of the two is in the headers of its segments. */
         if (messages) {
                 for (unsigned lane = 0; lane < OUTBOX_N_MESSAGE_LANES; lane++) {
                         b->data[lane].size = b->bytes[lane]; /* without a position that rode along */

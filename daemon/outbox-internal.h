@@ -40,6 +40,7 @@ typedef struct OutboxSegment {
         unsigned lane;
         unsigned n_pins;        /* reads and drops under way */
         uint32_t number, size;
+        uint32_t attempt;       /* see OutboxSegmentHeader */
         int write_fd, read_fd;
         uint64_t salt, first_batch, last_batch, first_seq;
         uint64_t first_lane_seq, last_lane_seq; /* last < first: no message */

@@ -193,6 +193,7 @@ static int segment_load(Recovery *r, FoundSegment *f) {
         s->first_batch = s->last_batch = h.batch;
         s->first_lane_seq = h.first_lane_seq;
         s->first_seq = h.first_seq;
+        s->attempt = h.attempt;
         s->same_boot = memcmp(h.boot_id, r->o->clock.boot_id, sizeof(h.boot_id)) == 0;
         r->outbox_id = h.outbox_id;
         return 1;
@@ -275,6 +276,8 @@ static int compare_found(const void *a, const void *b) {
                 return x->first_lane_seq < y->first_lane_seq ? -1 : 1;
         if (x->first_batch != y->first_batch)
                 return x->first_batch < y->first_batch ? -1 : 1;
+        if (x->attempt != y->attempt)
+                return x->attempt < y->attempt ? -1 : 1;
         return x->number < y->number ? -1 : x->number > y->number;
 }
 

@@ -23,6 +23,7 @@ void outbox_segment_header_encode(const OutboxSegmentHeader *h, uint8_t data[sta
         put_le64(data + 48, h->first_seq);
         put_le64(data + 56, h->outbox_id);
         memcpy(data + 64, h->boot_id, 16);
+        put_le32(data + 80, h->attempt);
         put_le32(data + 4, crc32c(0, data + 8, OUTBOX_SEGMENT_HEADER_SIZE - 8));
 }
 
@@ -47,6 +48,7 @@ int outbox_segment_header_decode(const uint8_t data[static OUTBOX_SEGMENT_HEADER
                 .first_lane_seq = get_le64(data + 40),
                 .first_seq = get_le64(data + 48),
                 .outbox_id = get_le64(data + 56),
+                .attempt = get_le32(data + 80),
         };
         memcpy(ret->boot_id, data + 64, 16);
         return 0;

@@ -27,6 +27,7 @@ typedef struct OutboxSegmentHeader {
         uint64_t first_lane_seq; /* of the first message that can be here */
         uint64_t first_seq;
         uint64_t outbox_id;      /* what made message ids start with */
+        uint32_t attempt;        /* 1: the batch had failed in other segments before */
         uint8_t boot_id[16];     /* boot time in the records counts within this boot: a use never spans two */
 } OutboxSegmentHeader;
 

@@ -79,6 +79,16 @@ static int expect_name(SSL_CTX *ctx, const char *host) {
         return X509_VERIFY_PARAM_set1_host(param, host, 0);
 }
 
+/* OpenSSL has no text for what the system refused. */
+static const char *reason_of(unsigned long e) {
+        const char *text;
+
+        if (ERR_SYSTEM_ERROR(e))
+                return strerror((int) ERR_GET_REASON(e));
+        text = ERR_reason_error_string(e);
+        return text ? text : "no reason given";
+}
+
 int uplink_tls_context_new(const char *ca_file, UplinkTlsPeer *peer, SSL_CTX **ret, char *buf,
                            size_t size) {
         SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
@@ -92,7 +102,7 @@ int uplink_tls_context_new(const char *ca_file, UplinkTlsPeer *peer, SSL_CTX **r
                 (void) snprintf(
                         buf, size,
                         "Cannot read the certificates of ca_file %s (%s); name a readable PEM file",
-                        ca_file, strempty(ERR_reason_error_string(ERR_peek_error())));
+                        ca_file, reason_of(ERR_peek_error()));
                 ERR_clear_error();
                 SSL_CTX_free(ctx);
                 return -EINVAL;
@@ -192,7 +202,7 @@ UplinkErrorClass uplink_tls_describe_failure(const UplinkTlsPeer *peer, int ssl_
         if (e != 0 && ERR_GET_REASON(e) == SSL_R_UNEXPECTED_EOF_WHILE_READING)
                 return describe_closed(peer->host, "end of file", buf, size);
         return describe_tls(peer->host,
-                            e != 0 ? strempty(ERR_reason_error_string(e)) : "no reason given", buf,
+                            reason_of(e), buf,
                             size);
 }
 

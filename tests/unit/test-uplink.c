@@ -342,7 +342,7 @@ TEST(certificate_for_another_name_is_a_tls_failure_by_name) {
 
 TEST(unreadable_ca_file_is_named) {
         expect_failure(&(SinkBrokerOptions) {}, "localhost", use_missing_ca, "local",
-                       "/nonexistent/ca.pem");
+                       "/nonexistent/ca.pem (No such file");
 }
 
 TEST(connection_closed_in_the_handshake_is_a_network_failure) {

@@ -91,7 +91,8 @@ static int exit_code(int r) {
         case -EADDRINUSE: return EX_TEMPFAIL;
         case -ESRCH: /* the socket's group */
         case -ENAMETOOLONG:
-        case -EEXIST: return EX_CONFIG;
+        case -EEXIST:
+        case -ENOTSOCK: return EX_CONFIG;
         case -EACCES:
         case -EPERM: return EX_NOPERM;
         case -EIO:

@@ -508,6 +508,18 @@ def a_socket_handed_over_is_served_and_kept(folder):
 
 
 @test
+def a_wrong_socket_handed_over_is_a_wrong_configuration(folder):
+    d = daemon(folder)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+        s.bind(os.path.join(folder, "datagrams"))
+        result = subprocess.run(
+            ["/bin/sh", "-c", 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" -c "$1" 3<&' + str(s.fileno()), IOTHUBD,
+             d.config_path],
+            pass_fds=[s.fileno()], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+        assert result.returncode == 78 and "handed over" in result.stderr, result
+
+
+@test
 def a_second_daemon_does_not_start_on_the_same_state_or_socket(folder):
     with daemon(folder) as d:
         same_state = Daemon(folder, name="second", settings={"state_directory": d.state})

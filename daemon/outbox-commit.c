@@ -1190,8 +1190,8 @@ void outbox_commit_complete(Outbox *o, OutboxBatch *b) {
                 complete_position(o, b);
         complete_messages(o, b);
         disk_works(o);
-        if (o->receipts)
-                outbox_receipts_flush(o->receipts);
+        if (b->has_position)
+                outbox_write_receipts(o);
         outbox_release_segments(o);
         create_spare(o);
         tell_calls(b->calls, b->n_calls, 0);

@@ -38,6 +38,8 @@ void outbox_tell(Outbox *o, OutboxLane lane, const OutboxEntry *e, OutboxEnd end
                         .accepted_realtime_usec = s.accepted_realtime_usec,
                         .settled_realtime_usec = s.settled_realtime_usec,
                 });
+        if (o->receipts && outbox_receipts_want_write(o->receipts))
+                outbox_write_receipts(o);
         if (o->events.on_settled)
                 o->events.on_settled(&s, o->events.userdata);
 }

@@ -255,6 +255,7 @@ struct Outbox {
         bool in_process, wake_again, closing;
 
         OutboxReceipts *receipts;
+        unsigned n_receipts_jobs;
         OutboxDeadLetters *dead_letters;
         OutboxLookup *lookup;
 
@@ -269,6 +270,7 @@ void outbox_notice(Outbox *o, int priority, const char *message_id, const char *
 void outbox_wake(Outbox *o);   /* outbox_process() has something to do */
 void outbox_dirty(Outbox *o);  /* something is to be recorded within the interval */
 void outbox_check_fs(Outbox *o, bool now);
+void outbox_write_receipts(Outbox *o); /* what gathered, in the background */
 uint64_t outbox_used_bytes(Outbox *o);
 void outbox_identity_check(Outbox *o); /* nothing waits any more: a held identity may change */
 int outbox_calls_add(OutboxCall **calls, size_t *n, size_t *allocated, const OutboxCall *c);

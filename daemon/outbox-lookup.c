@@ -208,8 +208,7 @@ int outbox_lookup(Outbox *o, uint64_t seq, const char *message_id, OutboxLookupC
                 free(j);
                 return r;
         }
-        if (o->receipts)
-                outbox_receipts_flush(o->receipts);
+        outbox_write_receipts(o);
         o->lookup = j;
         outbox_worker_submit(o->background, &j->job.job);
         return 0;

@@ -7,7 +7,6 @@
 #include "daemon/outbox-segment.h"
 
 #define FILE_NAME "receipts"
-#define PENDING_MAX 1024U  /* receipts in memory; what comes on top is flushed at once */
 #define FIND_BLOCK (64U * OUTBOX_RECEIPT_SIZE * 16U)
 
 enum {
@@ -88,30 +87,57 @@ void outbox_receipts_add(OutboxReceipts *r, const OutboxReceipt *receipt) {
         if (r->n_slots == 0 || r->fd < 0)
                 return;
         if (!r->pending) {
-                r->pending = malloc(PENDING_MAX * OUTBOX_RECEIPT_SIZE);
+                r->pending = malloc(OUTBOX_RECEIPTS_PENDING_MAX * OUTBOX_RECEIPT_SIZE);
                 if (!r->pending)
                         return; /* a look-up will not know this one */
         }
-        if (r->n_pending == PENDING_MAX)
-                outbox_receipts_flush(r);
+        if (r->n_pending == OUTBOX_RECEIPTS_PENDING_MAX) /* the owner had no memory to write them */
+                r->n_pending = 0;
         receipt_encode(receipt, r->pending + r->n_pending++ * OUTBOX_RECEIPT_SIZE);
 }
 
-void outbox_receipts_flush(OutboxReceipts *r) {
+bool outbox_receipts_want_write(const OutboxReceipts *r) {
+        return r->n_pending == OUTBOX_RECEIPTS_PENDING_MAX;
+}
+
+bool outbox_receipts_take(OutboxReceipts *r, OutboxReceiptsBlock *ret) {
+        if (r->n_pending == 0)
+                return false;
+        *ret = (OutboxReceiptsBlock) {
+                .io = r->io,
+                .fd = r->fd,
+                .n_slots = r->n_slots,
+                .data = TAKE_PTR(r->pending),
+                .n = r->n_pending,
+                .index = r->index,
+        };
+        r->index += r->n_pending;
+        r->n_pending = 0;
+        return true;
+}
+
+void outbox_receipts_write(OutboxReceiptsBlock *b) {
         unsigned done = 0;
 
-        while (done < r->n_pending) {
-                uint64_t slot = r->index % r->n_slots;
-                unsigned n = (unsigned) MIN((uint64_t) (r->n_pending - done), r->n_slots - slot);
+        while (done < b->n) {
+                uint64_t slot = (b->index + done) % b->n_slots;
+                unsigned n = (unsigned) MIN((uint64_t) (b->n - done), b->n_slots - slot);
 
                 /* On failure these are not known to a look-up, and that is all. */
-                if (outbox_write_full(r->io, r->fd, r->pending + done * OUTBOX_RECEIPT_SIZE, n * OUTBOX_RECEIPT_SIZE,
+                if (outbox_write_full(b->io, b->fd, b->data + done * OUTBOX_RECEIPT_SIZE, n * OUTBOX_RECEIPT_SIZE,
                                       slot * OUTBOX_RECEIPT_SIZE) >= 0)
-                        r->size = MAX(r->size, (slot + n) * OUTBOX_RECEIPT_SIZE);
-                r->index += n;
+                        b->end = MAX(b->end, (slot + n) * OUTBOX_RECEIPT_SIZE);
                 done += n;
         }
-        r->n_pending = 0;
+}
+
+void outbox_receipts_written(OutboxReceipts *r, OutboxReceiptsBlock *b) {
+        r->size = MAX(r->size, b->end);
+        if (r->pending)
+                free(b->data);
+        else
+                r->pending = b->data;
+        b->data = NULL;
 }
 
 uint64_t outbox_receipts_bytes(const OutboxReceipts *r) {

@@ -11,6 +11,7 @@
 #include "daemon/outbox-io.h"
 
 #define OUTBOX_RECEIPT_SIZE 48U
+#define OUTBOX_RECEIPTS_PENDING_MAX 1024U /* in memory */
 
 typedef struct OutboxReceipts OutboxReceipts;
 
@@ -33,11 +34,25 @@ DEFINE_CLEANUP(OutboxReceipts *, outbox_receipts_free);
 
 void outbox_receipts_add(OutboxReceipts *r, const OutboxReceipt *receipt);
 
-/* Hands what gathered since the last call to the disk, as far as it takes it. */
-void outbox_receipts_flush(OutboxReceipts *r);
+/* Whether no more can gather. */
+bool outbox_receipts_want_write(const OutboxReceipts *r);
+
+/* What gathered, on its way to the file: a write may wait for the disk, so it runs on another thread. */
+typedef struct OutboxReceiptsBlock {
+        const OutboxIo *io;
+        int fd;
+        unsigned n_slots, n;
+        uint64_t index, end;
+        uint8_t *data; /* freed by outbox_receipts_written() */
+} OutboxReceiptsBlock;
+
+/* false: nothing has gathered. */
+bool outbox_receipts_take(OutboxReceipts *r, OutboxReceiptsBlock *ret);
+void outbox_receipts_write(OutboxReceiptsBlock *b); /* any thread; blocks in the order of their taking */
+void outbox_receipts_written(OutboxReceipts *r, OutboxReceiptsBlock *b);
 
 uint64_t outbox_receipts_bytes(const OutboxReceipts *r);
 
-/* The newest receipt of a sequence number, or (seq 0) of an id. Flush before; may run on another thread while the
- * owner does not touch r. 0, -ENOENT or -errno. */
+/* The newest receipt of a sequence number, or (seq 0) of an id. May run on another
+ * thread, behind the blocks taken before. 0, -ENOENT or -errno. */
 int outbox_receipts_find(const OutboxIo *io, int dir_fd, uint64_t seq, uint64_t id_hash, OutboxReceipt *ret);

@@ -15,6 +15,7 @@
 #define MAX_SIZE_DEFAULT (UINT64_C(1) << 30)
 #define MAX_SIZE_MIN (UINT64_C(1) << 20)
 #define FS_CHECK_USEC USEC_PER_SEC
+#define RECEIPTS_JOBS_MAX 4U
 #define ROUNDS_MAX 64           /* turns of outbox_process() before the loop gets its chance */
 #define PLAUSIBLE_MIN_USEC (UINT64_C(1767225600) * USEC_PER_SEC) /* 2026-01-01: this code is not older */
 
@@ -347,6 +348,41 @@ static void finish_jobs(Outbox *o) {
         }
 }
 
+typedef struct ReceiptsJob {
+        OutboxBackgroundJob job;
+        OutboxReceiptsBlock block;
+} ReceiptsJob;
+
+static void receipts_run(OutboxJob *job) {
+        outbox_receipts_write(&container_of(job, ReceiptsJob, job.job)->block);
+}
+
+static void receipts_done(Outbox *o, OutboxBackgroundJob *job) {
+        ReceiptsJob *j = container_of(job, ReceiptsJob, job);
+
+        o->n_receipts_jobs--;
+        outbox_receipts_written(o->receipts, &j->block);
+        free(j);
+}
+
+void outbox_write_receipts(Outbox *o) {
+        ReceiptsJob *j;
+
+        /* Behind a disk that is this slow the oldest are given up, not memory. */
+        if (!o->receipts || o->n_receipts_jobs >= RECEIPTS_JOBS_MAX)
+                return;
+        j = malloc(sizeof(*j));
+        if (!j)
+                return; /* the next call tries again */
+        *j = (ReceiptsJob) { .job = { .job = { .run = receipts_run }, .done = receipts_done } };
+        if (!outbox_receipts_take(o->receipts, &j->block)) {
+                free(j);
+                return;
+        }
+        o->n_receipts_jobs++;
+        outbox_worker_submit(o->background, &j->job.job);
+}
+
 static void tell_ready_calls(Outbox *o, int error) {
         OutboxCall *calls = TAKE_PTR(o->ready_calls);
         size_t n = o->n_ready_calls;
@@ -372,8 +408,8 @@ static void finish(Outbox *o) {
         for (size_t i = 0; i < o->n_checkpoint_calls; i++)
                 if (o->checkpoint_calls[i].callback)
                         o->checkpoint_calls[i].callback(-ECANCELED, 0, 0, 0, o->checkpoint_calls[i].userdata);
-        if (o->receipts)
-                outbox_receipts_flush(o->receipts);
+        outbox_write_receipts(o);
+        finish_jobs(o);
         tell_notices(o);
 }
 

@@ -200,5 +200,37 @@ def a_disk_that_fills_refuses_delivers_and_recovers(folder):
             s.daemon.wait_queue_empty()
 
 
+@test
+def a_disk_that_hangs_stops_nobody_who_does_not_need_it(folder):
+    if not shutil.which("fsfreeze"):
+        raise Skip("needs fsfreeze")
+    with small_file_system(folder, 64) as mount_point:
+        settings = {"state_directory": f"{mount_point}/state", "outbox": {"max_size": "32M", "keep_free": "2M"}}
+        with Setup(folder, proxy=True, settings=settings) as s, contextlib.ExitStack() as stack:
+            s.daemon.wait_connected()
+            s.proxy.stall()
+            s.send([line(i) for i in range(100)])
+            subprocess.run(["fsfreeze", "-f", mount_point], check=True)
+            thaw = stack.enter_context(contextlib.ExitStack())
+            thaw.callback(subprocess.run, ["fsfreeze", "-u", mount_point], check=True)
+
+            s.proxy.restore()
+            waits = [stack.enter_context(Varlink(s.daemon.socket)) for _ in range(4)]
+            waits[0].send("io.iothubd.Send", {"messages": [{"body": line(100)}]})
+            for v in waits[1:3]:  # more than the outbox takes at a time, so that others would have to wait for room
+                v.send("io.iothubd.Send", {"messages": [{"body": line(0)}] * 200})
+            waits[3].send("io.iothubd.GetMessage", {"sequenceNumber": 1})
+            wait_until(lambda: s.daemon.status()["confirmed"] == 100, "what is stored is delivered")
+            wait_until(lambda: "diskBusyUSec" in s.daemon.status()["outbox"], "the status tells what it waits for")
+            assert s.daemon.process.poll() is None
+
+            thaw.close()
+            assert waits[0].receive()[0]["first"] == 101
+            assert waits[3].receive()[0]["message"]["state"] == "confirmed"
+            for v in waits[1:3]:
+                assert v.receive()[0]["duplicates"] == 0
+            s.daemon.wait_queue_empty()
+
+
 if __name__ == "__main__":
     harness.main()

@@ -142,6 +142,10 @@ void outbox_batch_run(OutboxJob *j) {
         OutboxBatch *b = container_of(j, OutboxBatch, job);
         int r = 0;
 
+        if (b->sync_dir) {
+                r = b->io->fsync(b->io, b->dir_fd);
+                b->n_syncs++;
+        }
         for (size_t i = 0; i < b->n_writes && r >= 0; i++)
                 r = write_run(b, &b->writes[i]);
         /* No sync twice, whatever it says: after a failed one the kernel may drop the dirty pages, and the next
@@ -281,11 +285,44 @@ static unsigned segments_available(Outbox *o) {
         return n;
 }
 
+/* The lane's next message goes to another segment. What was synced is safe. */
+static void close_active(Outbox *o, OutboxLaneState *l) {
+        if (!l->active)
+                return;
+        l->active->state = OUTBOX_SEGMENT_CLOSED;
+        if (l->active->write_fd >= 0)
+                (void) o->io->close(o->io, l->active->write_fd); /* nothing unsynced in it is of use */
+        l->active->write_fd = -EBADF;
+        l->active = NULL;
+}
+
+/* In a small outbox the lanes may hold all segments there are: one whose messages have all ended gives its segment up.
+ * Messages on their way to it keep it. */
+static void close_done_lanes(Outbox *o) {
+        bool any = false;
+
+        for (unsigned lane = 0; lane < OUTBOX_N_MESSAGE_LANES; lane++) {
+                OutboxLaneState *l = &o->lanes[lane];
+                OutboxSegment *s = l->active;
+
+                if (!s || (o->open && o->open->data[lane].size > 0) || (o->running && o->running->n_messages[lane] > 0) ||
+                    !outbox_settled_set_contains_all(&l->settled, s->first_lane_seq, s->last_lane_seq))
+                        continue;
+                close_active(o, l);
+                l->room = 0;
+                any = true;
+        }
+        if (any)
+                outbox_release_segments(o); /* a position may have recorded all of it already */
+}
+
 static bool new_segment_available(Outbox *o) {
         if (segments_available(o) > o->n_new_planned)
                 return true;
         /* Expired messages make room before anyone is refused. */
         (void) outbox_expire(o);
+        if (segments_available(o) <= o->n_new_planned)
+                close_done_lanes(o);
         while (segments_available(o) <= o->n_new_planned)
                 if (!sacrifice_evidence(o) && (o->options.full != OUTBOX_FULL_DROP_OLDEST || !outbox_drop_oldest(o)))
                         return false;
@@ -293,6 +330,8 @@ static bool new_segment_available(Outbox *o) {
 }
 
 bool outbox_has_room(Outbox *o) {
+        if (segments_available(o) <= o->n_new_planned)
+                close_done_lanes(o);
         return segments_available(o) > o->n_new_planned;
 }
 
@@ -738,6 +777,7 @@ static void hand_over(Outbox *o, OutboxBatch *b) {
         }
         b->io = o->io;
         b->dir_fd = o->dir_fd;
+        b->sync_dir = o->dir_unsynced;
         b->job.run = outbox_batch_run;
         o->running = b;
         if (batch_has_messages(b))
@@ -931,17 +971,6 @@ void outbox_release_segments(Outbox *o) {
         }
         while (o->n_spares > 0 && o->fs_free < o->keep_free)
                 discard_segment(o, o->spares[--o->n_spares], false);
-}
-
-/* The lane's next message goes to another segment. What was synced is safe. */
-static void close_active(Outbox *o, OutboxLaneState *l) {
-        if (!l->active)
-                return;
-        l->active->state = OUTBOX_SEGMENT_CLOSED;
-        if (l->active->write_fd >= 0)
-                (void) o->io->close(o->io, l->active->write_fd); /* nothing unsynced in it is of use */
-        l->active->write_fd = -EBADF;
-        l->active = NULL;
 }
 
 /* A new segment, made before it is needed, so that no batch waits for it. */
@@ -1185,6 +1214,8 @@ void outbox_commit_complete(Outbox *o, OutboxBatch *b) {
                 return;
         }
 
+        if (b->sync_dir)
+                o->dir_unsynced = false;
         complete_writes(o, b);
         if (b->has_position)
                 complete_position(o, b);

@@ -154,8 +154,12 @@ int outbox_dead_letters_add(OutboxDeadLetters *d, const void *record, size_t siz
         if (r >= 0)
                 r = d->io->fsync(d->io, fd);
         (void) d->io->close(d->io, fd); /* synced or failed */
-        if (r < 0)
+        if (r < 0) {
+                /* A header that was not synced with a first letter may be gone: it is written again. */
+                if (d->boxes[i].n == 0)
+                        d->boxes[i] = (Box) { 0 };
                 return r;
+        }
         d->boxes[i].end += total;
         d->boxes[i].n++;
         d->next_batch++;

@@ -141,6 +141,7 @@ typedef struct OutboxBatch {
         usec_t newest_realtime_usec;
         OutboxCall *calls;
         size_t n_calls, calls_allocated;
+        bool sync_dir;          /* the names first */
         bool seal;              /* holds a call of several messages: see docs/outbox-format.md, "Torn or damaged" */
 
         bool has_position, position_full;
@@ -234,6 +235,7 @@ struct Outbox {
         OutboxDrop *drops;
         size_t n_drops, drops_allocated;
 
+        bool dir_unsynced;                     /* the start could not sync the names that it found */
         bool need_checkpoint;                  /* before anything else: see docs/outbox-format.md, "Start" */
         bool want_full;                        /* the next position carries identity and streams */
         bool unsealed;                         /* messages came after the newest position */

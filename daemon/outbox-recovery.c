@@ -324,8 +324,9 @@ static int load_segments(Recovery *r) {
                 if (q >= 0)
                         q = segment_load(r, &f);
                 segment_close(o, f.segment);
-                if (q > 0 && (f.segment->lane == OUTBOX_LANE_POSITION) != f.position)
-                        q = -EBADMSG;
+                if (q > 0 && (f.position ? f.segment->lane != OUTBOX_LANE_POSITION
+                                         : f.segment->lane >= OUTBOX_N_MESSAGE_LANES))
+                        q = -EBADMSG; /* whatever it is, it is no file of this name */
                 if (q == 0 || q == -EBADMSG)
                         q = keep_or_remove(r, f.segment, q == 0);
                 else
@@ -354,8 +355,9 @@ static void choose_scans(Recovery *r) {
 /* A process that was killed leaves what it had not synced in the page cache, where it reads like the rest. What is
  * taken over from it has to be as safe as what was reported, so it is synced first. */
 static int sync_scanned(Recovery *r) {
-        /* Also the names: a file that it had just made becomes a spare now, and then holds messages. */
-        (void) r->o->io->fsync(r->o->io, r->o->dir_fd);
+        /* Also the names: a file that it had just made becomes a spare now, and then holds messages. On failure the
+         * first batch has to. */
+        r->o->dir_unsynced = r->o->io->fsync(r->o->io, r->o->dir_fd) < 0;
         for (size_t i = 0; i < r->n_found; i++) {
                 OutboxSegment *s = r->found[i].segment;
                 int q;

@@ -1,6 +1,7 @@
 /* Single promises of the outbox that a random life meets too rarely, on a simulated disk beside the model. */
 #include <inttypes.h>
 
+#include "daemon/outbox-segment.h"
 #include "tests/support/outbox-model.h"
 #include "tests/support/test.h"
 
@@ -343,4 +344,115 @@ TEST(too_large_a_message_is_refused_and_harmless) {
         }
         outbox_model_close(g.model);
         rig_done(&g);
+}
+
+/* Goal: P5: also the smallest outbox that the configuration allows is no dead end, whichever lanes are in use: what is
+ * delivered makes room. */
+TEST(smallest_outbox_takes_again_what_it_delivered) {
+        for (uint64_t size = MIB; size <= 4 * MIB; size += MIB / 2) {
+                OutboxOptions options = base_options();
+                Rig g;
+
+                options.max_size = size;
+                rig_open(&g, &options, 12, UINT64_MAX);
+                for (unsigned round = 0; round < 12; round++) {
+                        unsigned n = 0;
+
+                        while (append_some(g.model, (OutboxLane) (round % 3), 4, 30000, USEC_INFINITY) == 0)
+                                ck_assert_uint_lt(++n, 1000);
+                        ck_assert_msg(n > 0, "%" PRIu64 " bytes, round %u: nothing waits, and it is full", size, round);
+                        confirm_all(g.model);
+                        outbox_model_advance(g.model, 2 * USEC_PER_SEC);
+                        outbox_model_run(g.model);
+                }
+                outbox_model_close(g.model);
+                rig_done(&g);
+        }
+}
+
+/* Goal: P1: a name that a killed process had not synced is synced before anything in that file is reported durable,
+ * also where the first try to do so fails. */
+TEST(directory_that_would_not_sync_is_synced_before_anything_is_told) {
+        for (uint64_t n = 0; n < 120; n++) {
+                OutboxOptions options = base_options();
+                Rig g;
+
+                rig_open(&g, &options, 100 + n, UINT64_MAX);
+                sim_disk_crash_at(g.disk, n / 2);
+                (void) append_some(g.model, OUTBOX_LANE_NORMAL, 1, 100, USEC_INFINITY);
+                outbox_model_crash(g.model, MODEL_KILLED);
+                g.model->trouble = true;
+                sim_disk_fail_at(g.disk, 1U << SIM_FSYNC, n % 2, 1, EIO);
+                if (outbox_model_open(g.model) < 0)
+                        assert_ok(outbox_model_open(g.model));
+                outbox_model_verify_start(g.model, false);
+                sim_disk_fail_at(g.disk, 0, 0, 0, 0);
+                outbox_model_recover(g.model);
+                assert_ok(append_some(g.model, OUTBOX_LANE_NORMAL, 1, 100, USEC_INFINITY));
+                outbox_model_crash(g.model, MODEL_CUT);
+                reopen(&g, false);
+                outbox_model_close(g.model);
+                rig_done(&g);
+        }
+}
+
+/* Goal: a read that failed is tried again later, and until somebody wants it nobody is woken for it again and again. */
+TEST(failed_read_that_nobody_wants_wakes_nobody) {
+        OutboxOptions options = base_options();
+        OutboxDelivery *d = NULL;
+        Rig g;
+
+        rig_open(&g, &options, 13, UINT64_MAX);
+        for (int i = 0; i < 20; i++)
+                assert_ok(append_some(g.model, OUTBOX_LANE_NORMAL, 2, 60000, USEC_INFINITY));
+        ck_assert_uint_eq(outbox_model_next_all(g.model), 40);
+        outbox_model_requeue(g.model);
+        g.model->trouble = true;
+        sim_disk_fail_at(g.disk, 1U << SIM_PREAD, 0, UINT64_MAX, EIO);
+        assert_error(outbox_next(g.model->outbox, &d), -EAGAIN);
+        outbox_model_run(g.model);
+        for (int i = 0; i < 10; i++) {
+                usec_t deadline = outbox_next_deadline(g.model->outbox);
+
+                if (deadline != USEC_INFINITY && deadline > g.model->boottime_usec)
+                        outbox_model_advance(g.model, deadline - g.model->boottime_usec);
+                outbox_process(g.model->outbox);
+        }
+        ck_assert_uint_gt(outbox_next_deadline(g.model->outbox), g.model->boottime_usec);
+        sim_disk_fail_at(g.disk, 0, 0, 0, 0);
+        outbox_model_recover(g.model);
+        ck_assert_uint_ge(outbox_model_next_all(g.model), 40);
+        outbox_model_close(g.model);
+        rig_done(&g);
+}
+
+/* Goal: P4: a file under the name of a segment that is none of a lane's, for example a copy of a dead letter box,
+ * harms nothing. */
+TEST(segment_of_no_lane_is_put_aside) {
+        for (unsigned lane = OUTBOX_LANE_DEAD_LETTER; lane < 256; lane += 251) {
+                OutboxOptions options = base_options();
+                uint8_t data[4096] = { 0 };
+                Rig g;
+
+                rig_open(&g, &options, 14, UINT64_MAX);
+                assert_ok(append_some(g.model, OUTBOX_LANE_BULK, 5, 50, USEC_INFINITY));
+                outbox_model_close(g.model);
+                if (lane == OUTBOX_LANE_DEAD_LETTER)
+                        outbox_segment_header_encode(&(OutboxSegmentHeader) {
+                                .number = 99, .size = sizeof(data), .lane = lane, .salt = 5, .batch = 1,
+                        }, data);
+                else
+                        data[0] = 1; /* a header that tells nothing: the record does */
+                outbox_record_start(data + OUTBOX_SEGMENT_HEADER_SIZE, 64, OUTBOX_RECORD_DEAD_LETTER, lane, 0);
+                outbox_record_finish(data + OUTBOX_SEGMENT_HEADER_SIZE, 5, 1);
+                sim_disk_file_add(g.disk, "box/segment-00000063", data, sizeof(data));
+                reopen(&g, true);
+                ck_assert_uint_eq(outbox_model_n_queued(g.model), 5);
+                assert_ok(append_some(g.model, OUTBOX_LANE_BULK, 5, 50, USEC_INFINITY));
+                confirm_all(g.model);
+                outbox_model_close(g.model);
+                reopen(&g, true);
+                outbox_model_close(g.model);
+                rig_done(&g);
+        }
 }

@@ -201,9 +201,7 @@ UplinkErrorClass uplink_tls_describe_failure(const UplinkTlsPeer *peer, int ssl_
                                        buf, size);
         if (e != 0 && ERR_GET_REASON(e) == SSL_R_UNEXPECTED_EOF_WHILE_READING)
                 return describe_closed(peer->host, "end of file", buf, size);
-        return describe_tls(peer->host,
-                            reason_of(e), buf,
-                            size);
+        return describe_tls(peer->host, reason_of(e), buf, size);
 }
 
 UplinkErrorClass uplink_tls_describe_line(const UplinkTlsPeer *peer, const char *line, char *buf,

@@ -490,6 +490,7 @@ static int start_use(Outbox *o, OutboxBatch *b, OutboxSegment *s, unsigned lane,
                 return r;
         s->lane = lane;
         s->first_batch = b->number;
+        s->attempt = b->attempt;
         s->same_boot = true;
         s->failed = s->damaged = false;
         s->first_seq = first_seq;
@@ -509,10 +510,10 @@ static int start_use(Outbox *o, OutboxBatch *b, OutboxSegment *s, unsigned lane,
                 .lane = lane,
                 .salt = s->salt,
                 .batch = b->number,
+                .attempt = b->attempt,
                 .first_lane_seq = first_lane_seq,
                 .first_seq = first_seq,
                 .outbox_id = o->outbox_id,
-                .attempt = b->attempt,
         };
         memcpy(h.boot_id, o->clock.boot_id, sizeof(h.boot_id));
         outbox_segment_header_encode(&h, w->head);
@@ -884,8 +885,12 @@ static void submit_messages(Outbox *o) {
         if (r == -ENOSPC && segments_releasable(o) > 0) {
                 /* What was counted on is not free yet: its end is recorded first, then told, then it is free. */
                 for (size_t i = 0; i < o->n_drops; i++)
-                        if (o->drops[i].recorded)
+                        if (o->drops[i].recorded) {
+                                /* The telling may wait for a disk that does not read; what is due is recorded meanwhile. */
+                                if (position_due(o, outbox_now_boottime(o)))
+                                        (void) submit_position(o, true); /* without memory: the next turn tries again */
                                 return;
+                        }
                 if (release_wants_full(o) || position_due(o, USEC_INFINITY - 1)) {
                         if (submit_position(o, true) >= 0)
                                 return;

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 
 #define TELL_MAX 256U /* messages read and told in one turn */
+#define TELL_TRIES 5U /* half a minute in all, before the rest goes untold: senders may wait for the segment */
 
 static bool drop_has_protected(OutboxLaneState *l, const OutboxSegment *s) {
         for (size_t i = 0; i < l->n_entries; i++) {
@@ -99,6 +100,7 @@ typedef struct OutboxTellJob {
         OutboxEntry entries[TELL_MAX];
         size_t n;
         bool finished;
+        int error;
 } OutboxTellJob;
 
 static void tell_run(OutboxJob *job) {
@@ -109,9 +111,13 @@ static void tell_run(OutboxJob *job) {
         int fd;
 
         fd = j->io->openat(j->io, j->dir_fd, j->name, O_RDONLY | O_CLOEXEC, 0);
+        if (fd < 0) {
+                j->error = fd;
+                return;
+        }
         outbox_segment_scan_file(&scan, j->io, fd, j->salt, j->offset, j->end);
         j->finished = true;
-        while (fd >= 0 && outbox_segment_scan_next(&scan, &record, &offset) > 0) {
+        while (outbox_segment_scan_next(&scan, &record, &offset) > 0) {
                 OutboxMessageRecord m;
 
                 if (outbox_message_record_decode(&record, &m) >= 0)
@@ -122,9 +128,10 @@ static void tell_run(OutboxJob *job) {
                         break;
                 }
         }
+        if (scan.unreadable)
+                j->error = -EIO;
         outbox_segment_scan_done(&scan);
-        if (fd >= 0)
-                (void) j->io->close(j->io, fd); /* read only */
+        (void) j->io->close(j->io, fd); /* read only */
 }
 
 static void drop_finish(Outbox *o, OutboxDrop *d) {
@@ -139,6 +146,13 @@ static void tell_done(Outbox *o, OutboxBackgroundJob *job) {
         OutboxTellJob *j = container_of(job, OutboxTellJob, job);
         OutboxDrop *d = &o->drops[0]; /* they are told in order, one at a time */
 
+        if (j->error < 0 && j->error != -ENOENT && d->n_failures < TELL_TRIES) {
+                /* The disk may come back, and who waits for these messages wants to hear of them. */
+                d->telling = false;
+                d->retry_at = usec_add(outbox_now_boottime(o), USEC_PER_SEC << d->n_failures++);
+                free(j);
+                return;
+        }
         for (size_t i = 0; i < j->n; i++) {
                 const OutboxEntry *e = &j->entries[i];
 
@@ -151,7 +165,7 @@ static void tell_done(Outbox *o, OutboxBackgroundJob *job) {
         }
         d->offset = j->next_offset;
         d->telling = false;
-        if (j->finished)
+        if (j->finished || j->error < 0)
                 drop_finish(o, d);
         free(j);
         outbox_wake(o);
@@ -164,7 +178,7 @@ bool outbox_drops_tell(Outbox *o) {
         if (o->n_drops == 0)
                 return false;
         d = &o->drops[0];
-        if (!d->recorded || d->telling)
+        if (!d->recorded || d->telling || outbox_now_boottime(o) < d->retry_at)
                 return false;
         j = malloc(sizeof(*j));
         if (!j)
@@ -183,4 +197,9 @@ bool outbox_drops_tell(Outbox *o) {
         d->telling = true;
         outbox_worker_submit(o->background, &j->job.job);
         return true;
+}
+
+usec_t outbox_drops_deadline(Outbox *o) {
+        return o->n_drops > 0 && o->drops[0].recorded && !o->drops[0].telling && o->drops[0].retry_at > 0 ? o->drops[0].retry_at
+                                                                                                     : USEC_INFINITY;
 }

@@ -172,6 +172,8 @@ typedef struct OutboxDrop {
         uint64_t batch;         /* that records it; 0: none yet */
         bool recorded, telling;
         uint64_t offset;
+        unsigned n_failures;    /* of reads, to tell it */
+        usec_t retry_at;        /* CLOCK_BOOTTIME */
 } OutboxDrop;
 
 typedef struct OutboxNotice {
@@ -331,6 +333,7 @@ bool outbox_expire(Outbox *o); /* heads; true: there is more to do */
 usec_t outbox_expire_deadline(Outbox *o);
 bool outbox_drop_oldest(Outbox *o); /* one segment; false: none may go */
 bool outbox_drops_tell(Outbox *o);
+usec_t outbox_drops_deadline(Outbox *o);
 void outbox_tell(Outbox *o, OutboxLane lane, const OutboxEntry *e, OutboxEnd end, const char *reason);
 void outbox_lost(Outbox *o, OutboxLane lane, OutboxSegment *s, uint64_t first, uint64_t last);
 

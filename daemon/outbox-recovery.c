@@ -191,9 +191,9 @@ static int segment_load(Recovery *r, FoundSegment *f) {
         s->lane = h.lane;
         s->salt = h.salt;
         s->first_batch = s->last_batch = h.batch;
+        s->attempt = h.attempt;
         s->first_lane_seq = h.first_lane_seq;
         s->first_seq = h.first_seq;
-        s->attempt = h.attempt;
         s->same_boot = memcmp(h.boot_id, r->o->clock.boot_id, sizeof(h.boot_id)) == 0;
         r->outbox_id = h.outbox_id;
         return 1;
@@ -587,8 +587,12 @@ static bool call_is_whole(Recovery *r, size_t first, size_t *ret_end) {
         *ret_end = end;
         if (!m->first_of_call || !r->last[end - 1].last_of_call)
                 return false;
-        e = m->has_stream ? outbox_stream_find(r->o->streams, m->stream) : NULL;
-        return !e || m->position == e->next;
+        if (!m->has_stream)
+                return true;
+        e = outbox_stream_find(r->o->streams, m->stream);
+        if (e)
+                return m->position == e->next;
+        return m->position == 0 || !r->full; /* where no position is left, nobody knows how far the stream was */
 }
 
 /* The last batch: what is whole is kept, what is not was never promised. */

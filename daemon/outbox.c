@@ -559,7 +559,9 @@ int outbox_process(Outbox *o) {
 }
 
 usec_t outbox_next_deadline(Outbox *o) {
-        return MIN(outbox_commit_deadline(o), outbox_expire_deadline(o));
+        usec_t deadline = MIN(outbox_commit_deadline(o), outbox_expire_deadline(o));
+
+        return MIN(deadline, outbox_drops_deadline(o));
 }
 
 /* --- identity --- */

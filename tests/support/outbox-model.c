@@ -470,7 +470,7 @@ static void check_lane(OutboxModel *m, const OutboxStats *s, OutboxLane lane, ui
 }
 
 void outbox_model_check_books(OutboxModel *m) {
-        uint64_t per_lane[_OUTBOX_LANE_MAX] = {}, queued = 0;
+        uint64_t per_lane[_OUTBOX_LANE_MAX] = {}, queued = 0, untold;
         OutboxStats s;
 
         if (!m->outbox || sim_disk_is_crashed(m->disk))
@@ -490,16 +490,19 @@ void outbox_model_check_books(OutboxModel *m) {
                         per_lane[m->messages[i]->lane]++;
                         queued++;
                 }
-        if (s.queued != queued)
-                outbox_model_fail(m, "%" PRIu64 " queued, says the outbox; %" PRIu64 " are", s.queued, queued);
-        for (OutboxLane lane = 0; lane < _OUTBOX_LANE_MAX; lane++)
+        /* What was dropped is read again to be told; a disk that fails delays that. */
+        untold = s.dropped - m->books.dropped - m->n_settled[OUTBOX_END_DROPPED];
+        if (untold > queued || (untold > 0 && !m->trouble))
+                outbox_model_fail(m, "%" PRIu64 " are dropped and not told", untold);
+        if (s.queued != queued - untold)
+                outbox_model_fail(m, "%" PRIu64 " queued, says the outbox; %" PRIu64 " are", s.queued, queued - untold);
+        for (OutboxLane lane = 0; lane < _OUTBOX_LANE_MAX && untold == 0; lane++)
                 check_lane(m, &s, lane, per_lane[lane]);
         if (s.accepted != m->books.accepted + m->n_durable)
                 outbox_model_fail(m, "%" PRIu64 " accepted, after %" PRIu64 " at the start and %" PRIu64 " since", s.accepted,
                                   m->books.accepted, m->n_durable);
         if (s.confirmed != m->books.confirmed + m->n_settled[OUTBOX_END_CONFIRMED] ||
             s.expired != m->books.expired + m->n_settled[OUTBOX_END_EXPIRED] ||
-            s.dropped != m->books.dropped + m->n_settled[OUTBOX_END_DROPPED] ||
             s.rejected != m->books.rejected + m->n_settled[OUTBOX_END_REJECTED])
                 outbox_model_fail(m, "the counters are not what was told since the start");
         if (s.in_flight != outbox_model_n_in_flight(m))

@@ -47,7 +47,7 @@ struct IpcServer {
         IpcConnection *run_queue, **run_queue_end;
         bool wake; /* those who wait may have got what they wait for */
         IpcSubscriptions subscriptions;
-        LogRate client_rate;
+        LogRate client_rate, accept_rate;
         uint8_t *read_buffer; /* IPC_READ_BYTES */
 };
 

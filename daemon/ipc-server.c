@@ -48,6 +48,7 @@ int ipc_server_new(sd_event *event, const IpcServerOptions *options, Outbox *out
                 .uplink = uplink,
                 .topic_prefix_size = TOPIC_PREFIX_BYTES_MAX,
                 .client_rate = { .burst = 5, .interval_sec = 60 },
+                .accept_rate = { .burst = 1, .interval_sec = 60 },
         };
         s->run_queue_end = &s->run_queue;
         s->options.socket = s->socket = options->socket ? strdup(options->socket) : NULL;
@@ -486,7 +487,8 @@ static int on_accept_retry(sd_event_source *source, uint64_t usec, void *userdat
 static void pause_accept(IpcServer *s, int error) {
         int r;
 
-        log_warning_errno(error, "Cannot accept local connections for the moment: %m");
+        if (log_rate_pass(&s->accept_rate, NULL)) /* it is tried again each second */
+                log_warning_errno(error, "Cannot accept local connections for the moment: %m");
         for (size_t i = 0; i < s->n_listeners; i++)
                 (void) sd_event_source_set_enabled(s->listeners[i], SD_EVENT_OFF);
         s->accept_timer = sd_event_source_disable_unref(s->accept_timer);

@@ -113,7 +113,8 @@ def device_token(device, key, **kwargs):
 
 def mosquitto(program, hub, client_id, password, *arguments, user=None):
     return [
-        program, "-h", "localhost", "-p", str(hub.mqtt_port), "--cafile", hub.ca_file, "-V", "mqttv311", "-i", client_id,
+        # By address: a minimal system has no hosts file, and these programs know localhost from there only.
+        program, "-h", "127.0.0.1", "-p", str(hub.mqtt_port), "--cafile", hub.ca_file, "-V", "mqttv311", "-i", client_id,
         "-u", user or user_name(client_id), "-P", password, *arguments,
     ]
 

@@ -169,20 +169,57 @@ typedef struct OutboxFileJob {
         const OutboxIo *io;
         int dir_fd;
         char from[OUTBOX_SEGMENT_NAME_MAX], to[OUTBOX_SEGMENT_NAME_MAX]; /* to empty: removed */
+        int result;
+        bool counted; /* in n_unremoved */
+        struct OutboxFileJob *next;
 } OutboxFileJob;
 
 static void file_run(OutboxJob *job) {
         OutboxFileJob *j = container_of(job, OutboxFileJob, job.job);
 
-        /* On failure the file stays, and the next start finds it. */
-        if (j->to[0])
-                (void) j->io->renameat(j->io, j->dir_fd, j->from, j->to);
-        else
-                (void) j->io->unlinkat(j->io, j->dir_fd, j->from);
+        j->result = j->to[0] ? j->io->renameat(j->io, j->dir_fd, j->from, j->to)
+                             : j->io->unlinkat(j->io, j->dir_fd, j->from);
 }
 
+/* What could not be renamed waits for the next start, which finds it. What could not be removed takes room until it is,
+ * and counts as a segment that long. */
 static void file_done(Outbox *o, OutboxBackgroundJob *job) {
-        free(container_of(job, OutboxFileJob, job));
+        OutboxFileJob *j = container_of(job, OutboxFileJob, job);
+
+        if (j->result < 0 && j->result != -ENOENT && !j->to[0]) {
+                if (!j->counted) {
+                        j->counted = true;
+                        o->n_unremoved++;
+                }
+                j->next = o->unremoved;
+                o->unremoved = j;
+                return;
+        }
+        if (j->counted) {
+                o->n_unremoved--;
+                outbox_wake(o);
+        }
+        free(j);
+}
+
+void outbox_remove_again(Outbox *o) {
+        OutboxFileJob *j = TAKE_PTR(o->unremoved);
+
+        while (j) {
+                OutboxFileJob *next = TAKE_PTR(j->next);
+
+                outbox_worker_submit(o->background, &j->job.job);
+                j = next;
+        }
+}
+
+void outbox_unremoved_free(Outbox *o) {
+        while (o->unremoved) {
+                OutboxFileJob *j = o->unremoved;
+
+                o->unremoved = j->next;
+                free(j);
+        }
 }
 
 static void submit_file_job(Outbox *o, const char *from, const char *to) {
@@ -255,7 +292,7 @@ static uint64_t unmade_bytes(Outbox *o) {
 
 static unsigned segments_creatable(Outbox *o) {
         uint64_t taken = o->keep_free + unmade_bytes(o), free_bytes = o->fs_free > taken ? o->fs_free - taken : 0;
-        unsigned n = o->n_segments + o->n_evidence;
+        unsigned n = o->n_segments + o->n_evidence + o->n_unremoved;
 
         if (outbox_now_boottime(o) < o->create_blocked_until || n >= o->n_segments_max)
                 return 0;

@@ -202,6 +202,8 @@ struct Outbox {
         usec_t fs_checked_at;
         uint32_t evidence[OUTBOX_EVIDENCE_MAX]; /* numbers of damaged segments kept aside */
         unsigned n_evidence;
+        struct OutboxFileJob *unremoved;       /* files whose removal failed, to be tried again */
+        unsigned n_unremoved;                  /* those, and those that are being tried again */
 
         uint64_t outbox_id, next_seq, next_batch, durable_seq;
         uint32_t next_number;
@@ -323,6 +325,8 @@ void outbox_spare_add(Outbox *o, OutboxSegment *s);
 void outbox_evidence_name(uint32_t number, char ret[static OUTBOX_SEGMENT_NAME_MAX]);
 int outbox_evidence_name_parse(const char *name, uint32_t *ret_number);
 void outbox_evidence_add(Outbox *o, uint32_t number);
+void outbox_remove_again(Outbox *o); /* what could not be removed */
+void outbox_unremoved_free(Outbox *o);
 
 /* outbox-end.c */
 void outbox_end_message(Outbox *o, OutboxLane lane, const OutboxEntry *e, OutboxEnd end, const char *reason);

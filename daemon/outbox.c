@@ -117,11 +117,12 @@ void outbox_check_fs(Outbox *o, bool now) {
                 return;
         (void) o->io->statfs(o->io, o->dir_fd, &o->fs_size, &o->fs_free); /* on failure the last answer holds */
         o->fs_checked_at = t;
+        outbox_remove_again(o);
 }
 
 uint64_t outbox_used_bytes(Outbox *o) {
         uint64_t n = (uint64_t) o->n_positions * OUTBOX_POSITION_SEGMENT_SIZE + (uint64_t) o->n_segments * o->segment_size +
-                     (uint64_t) o->n_evidence * o->segment_size;
+                     (uint64_t) (o->n_evidence + o->n_unremoved) * o->segment_size;
 
         if (o->receipts)
                 n += outbox_receipts_bytes(o->receipts);
@@ -432,6 +433,7 @@ Outbox *outbox_free(Outbox *o) {
                 outbox_segment_free(o, o->spares[i]);
         for (size_t i = 0; i < o->n_positions; i++)
                 outbox_segment_free(o, o->positions[i]);
+        outbox_unremoved_free(o);
         outbox_batch_free(o->open);
         outbox_batch_free(o->running);
         outbox_batch_free(o->idle_batch);

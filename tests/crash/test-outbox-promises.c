@@ -456,3 +456,37 @@ TEST(segment_of_no_lane_is_put_aside) {
                 rig_done(&g);
         }
 }
+
+/* Goal: P5: a file that cannot be removed still counts. Method: fill, deliver, so that what is no spare is removed, which
+ * fails; fill again; what lies on the disk stays under max_size. When removing works again all of it is of use again. */
+TEST(files_that_cannot_be_removed_count_against_max_size) {
+        OutboxOptions options = base_options();
+        unsigned n = 0, again = 0;
+        Rig g;
+
+        options.max_size = 8 * MIB;
+        rig_open(&g, &options, 9, UINT64_MAX);
+        while (append_some(g.model, OUTBOX_LANE_NORMAL, 4, 3000, USEC_INFINITY) == 0)
+                n++;
+        sim_disk_fail_at(g.disk, 1U << SIM_UNLINKAT, 0, UINT64_MAX, EIO);
+        confirm_all(g.model);
+        outbox_model_advance(g.model, USEC_PER_MINUTE);
+        outbox_model_run(g.model);
+        while (append_some(g.model, OUTBOX_LANE_BULK, 4, 3000, USEC_INFINITY) == 0)
+                ck_assert_uint_le(sim_disk_used(g.disk), options.max_size);
+        ck_assert_uint_gt(sim_disk_n_failed(g.disk), 0);
+        ck_assert_uint_le(sim_disk_used(g.disk), options.max_size);
+
+        sim_disk_fail_at(g.disk, 0, 0, 0, 0);
+        confirm_all(g.model);
+        for (unsigned i = 0; i < 10; i++) {
+                outbox_model_advance(g.model, USEC_PER_MINUTE);
+                outbox_model_run(g.model);
+        }
+        while (append_some(g.model, OUTBOX_LANE_NORMAL, 4, 3000, USEC_INFINITY) == 0)
+                again++;
+        ck_assert_uint_ge(again + again / 4, n);
+        ck_assert_uint_le(sim_disk_used(g.disk), options.max_size);
+        outbox_model_close(g.model);
+        rig_done(&g);
+}

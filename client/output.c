@@ -2,6 +2,8 @@
 
 #include "client/output.h"
 
+#include "lib/string-util.h"
+
 static char *make_printable(char *s) {
         for (unsigned char *p = (unsigned char *) s; *p; p++)
                 if (*p < 0x20 || *p == 0x7f)
@@ -17,10 +19,9 @@ void say_error(const char *format, ...) {
         int r;
 
         va_start(ap, format);
-        r = vasprintf(&text, format, ap);
+        r = vformat_string(&text, format, ap);
         va_end(ap);
         if (r < 0) {
-                text = NULL;
                 fputs("iothubctl: Out of memory\n", stderr);
                 return;
         }
@@ -110,12 +111,10 @@ int table_addf(Table *t, const char *format, ...) {
         int r;
 
         va_start(ap, format);
-        r = vasprintf(&cell, format, ap);
+        r = vformat_string(&cell, format, ap);
         va_end(ap);
-        if (r < 0) {
-                cell = NULL;
-                return -ENOMEM;
-        }
+        if (r < 0)
+                return r;
         return table_add(t, cell);
 }
 
@@ -164,13 +163,10 @@ void print_field(const char *name, const char *value) {
 void print_fieldf(const char *name, const char *format, ...) {
         _cleanup_free_ char *value = NULL;
         va_list ap;
-        int r;
 
         va_start(ap, format);
-        r = vasprintf(&value, format, ap);
+        (void) vformat_string(&value, format, ap); /* without memory the field is shown as absent */
         va_end(ap);
-        if (r < 0)
-                value = NULL;
         print_field(name, value);
 }
 

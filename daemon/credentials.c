@@ -9,6 +9,7 @@
 #include "lib/fd-util.h"
 #include "lib/hub-topic.h"
 #include "lib/sas-token.h"
+#include "lib/string-util.h"
 
 #define FILE_BYTES_MAX 8192U /* a connection string has a few hundred */
 #define SYSTEMD_CREDENTIAL "connection-string"
@@ -62,16 +63,12 @@ Credentials *credentials_free(Credentials *c) {
 static int fail(int error, char **reterr_problem, const char *format, ...) _printf_(3, 4);
 static int fail(int error, char **reterr_problem, const char *format, ...) {
         va_list ap;
-        char *s;
-        int n;
+        int r;
 
         va_start(ap, format);
-        n = vasprintf(&s, format, ap);
+        r = vformat_string(reterr_problem, format, ap);
         va_end(ap);
-        if (n < 0)
-                return -ENOMEM;
-        *reterr_problem = s;
-        return error;
+        return r < 0 ? r : error;
 }
 
 static int identity_fill(Identity *i, const Credentials *c) {

@@ -15,6 +15,7 @@
 #include "lib/hub-topic.h"
 #include "lib/parse-util.h"
 #include "lib/property-bag.h"
+#include "lib/string-util.h"
 
 #define BODY_BYTES_MAX (256U * 1024U)
 #define LIST_MAX 1000U
@@ -66,12 +67,10 @@ static int answer_error(Answer *a, unsigned status, const char *name, const char
         int r;
 
         va_start(ap, format);
-        r = vasprintf(&text, format, ap);
+        r = vformat_string(&text, format, ap);
         va_end(ap);
-        if (r < 0) {
-                text = NULL;
-                return -ENOMEM;
-        }
+        if (r < 0)
+                return r;
         if (asprintf(&message, "ErrorCode:%s;%s", name, text) < 0) {
                 message = NULL;
                 return -ENOMEM;

@@ -6,6 +6,7 @@
 #include "lib/hub-topic.h"
 #include "lib/parse-util.h"
 #include "lib/sas-token.h"
+#include "lib/string-util.h"
 
 #define KEY_BYTES_MIN 16U
 #define KEY_BYTES_MAX 64U
@@ -53,19 +54,13 @@ static char **value_of(ConnectionString *c, Key key) {
 static int fail(char **reterr, const char *format, ...) _printf_(2, 3);
 static int fail(char **reterr, const char *format, ...) {
         va_list ap;
-        char *s;
-        int n;
+        int r = 0;
 
         va_start(ap, format);
-        n = vasprintf(&s, format, ap);
-        va_end(ap);
-        if (n < 0)
-                return -ENOMEM;
         if (reterr)
-                *reterr = s;
-        else
-                free(s);
-        return -EINVAL;
+                r = vformat_string(reterr, format, ap);
+        va_end(ap);
+        return r < 0 ? r : -EINVAL;
 }
 
 static Key key_from_name(const char *s, size_t n) {

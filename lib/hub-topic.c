@@ -1,34 +1,18 @@
 #include "lib/hub-topic.h"
 
-#include <stdarg.h>
-
 #include "lib/parse-util.h"
 #include "lib/property-bag.h"
+#include "lib/string-util.h"
 
 #define HUB_ID_MAX 128U
 
-static int format_text(char **ret, const char *format, ...) _printf_(2, 3);
-static int format_text(char **ret, const char *format, ...) {
-        va_list ap;
-        char *s;
-        int n;
-
-        va_start(ap, format);
-        n = vasprintf(&s, format, ap);
-        va_end(ap);
-        if (n < 0)
-                return -ENOMEM;
-        *ret = s;
-        return 0;
-}
-
 int hub_topic_telemetry_prefix(const char *device_id, const char *module_id, char **ret) {
-        return format_text(ret, "devices/%s%s%s/messages/events/", device_id, module_id ? "/modules/" : "",
+        return format_string(ret, "devices/%s%s%s/messages/events/", device_id, module_id ? "/modules/" : "",
                            strempty(module_id));
 }
 
 int hub_client_id(const char *device_id, const char *module_id, char **ret) {
-        return format_text(ret, "%s%s%s", device_id, module_id ? "/" : "", strempty(module_id));
+        return format_string(ret, "%s%s%s", device_id, module_id ? "/" : "", strempty(module_id));
 }
 
 int hub_user_name(const char *host, const char *client_id, const char *product_info, const char *model_id,
@@ -46,7 +30,7 @@ int hub_user_name(const char *host, const char *client_id, const char *product_i
                 if (r < 0)
                         return r;
         }
-        return format_text(ret, "%s/%s/?api-version=" HUB_API_VERSION "%s%s%s%s", host, client_id,
+        return format_string(ret, "%s/%s/?api-version=" HUB_API_VERSION "%s%s%s%s", host, client_id,
                            product ? "&DeviceClientType=" : "", strempty(product), model ? "&model-id=" : "",
                            strempty(model));
 }

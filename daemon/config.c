@@ -163,6 +163,10 @@ static const Setting settings[] = {
               "File that holds the connection string alone, readable by the group iothubd only; read again when the "
               "hub refuses the device."),
           parse_path, FIELD(connection_string_file) },
+        { ROW(NULL, "secondary_connection_string_file", "\"\"", "the path of a file, not the connection string itself",
+              "File that holds a connection string of the same device with its secondary key, tried when the hub refuses "
+              "the other key."),
+          parse_path, FIELD(secondary_connection_string_file) },
         { ROW(NULL, "ca_file", "\"\"", "the path of a PEM file",
               "PEM file of the authorities to trust instead of the system's, for a hub behind a private one."),
           parse_path, FIELD(ca_file) },

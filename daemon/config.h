@@ -15,6 +15,7 @@ typedef struct Config {
         /* identity */
         char *connection_string;      /* secret; NULL when absent */
         char *connection_string_file; /* NULL when absent; "credential:NAME" is not needed: see credentials.h */
+        char *secondary_connection_string_file; /* NULL when absent */
         char *ca_file;                /* NULL: the system's roots */
         unsigned mqtt_port;
 

@@ -1,5 +1,6 @@
 #include "daemon/credentials.h"
 
+#include <assert.h>
 #include <stdarg.h>
 #include <sys/stat.h>
 #include <sys/utsname.h>
@@ -12,7 +13,6 @@
 #include "lib/string-util.h"
 
 #define FILE_BYTES_MAX 8192U /* a connection string has a few hundred */
-#define SYSTEMD_CREDENTIAL "connection-string"
 
 /* What one connection string comes to; replaced as a whole. */
 typedef struct Identity {
@@ -22,13 +22,35 @@ typedef struct Identity {
         char *client_id, *user_name, *topic_prefix;
 } Identity;
 
+/* One place that a connection string comes from. */
+typedef struct Source {
+        char *text;         /* as it stands in the configuration */
+        char *file;         /* of the configuration */
+        char *systemd_file; /* may be missing */
+        char *problem;      /* of the last read; NULL when it went well */
+        Identity *identity; /* the last one that was good */
+} Source;
+
+typedef enum Role {
+        ROLE_PRIMARY,
+        ROLE_SECONDARY,
+        _ROLE_MAX,
+} Role;
+
+static const struct {
+        const char *name, *systemd_credential, *setting;
+} roles[_ROLE_MAX] = {
+        [ROLE_PRIMARY] = { "primary", "connection-string", "connection_string_file" },
+        [ROLE_SECONDARY] = { "secondary", "secondary-connection-string", "secondary_connection_string_file" },
+};
+
 struct Credentials {
-        char *connection_string, *connection_string_file, *systemd_file;
+        Source sources[_ROLE_MAX];
         char *product_info, *model_id;
         usec_t token_lifetime_usec;
 
-        Identity *identity; /* NULL: none usable */
-        char *problem;      /* of the last read; NULL when it went well */
+        Role keys[CREDENTIALS_KEYS_MAX]; /* whose identities are in use, the first gives the names */
+        unsigned n_keys;
 };
 
 static Identity *identity_free(Identity *i) {
@@ -45,16 +67,21 @@ static Identity *identity_free(Identity *i) {
 }
 DEFINE_CLEANUP(Identity *, identity_free);
 
+static void source_done(Source *s) {
+        erase_and_free(s->text);
+        free(s->file);
+        free(s->systemd_file);
+        free(s->problem);
+        identity_free(s->identity);
+}
+
 Credentials *credentials_free(Credentials *c) {
         if (!c)
                 return NULL;
-        erase_and_free(c->connection_string);
-        free(c->connection_string_file);
-        free(c->systemd_file);
+        for (Role i = 0; i < _ROLE_MAX; i++)
+                source_done(&c->sources[i]);
         free(c->product_info);
         free(c->model_id);
-        identity_free(c->identity);
-        free(c->problem);
         free(c);
         return NULL;
 }
@@ -163,63 +190,117 @@ static int read_text(const char *path, char **ret, char **reterr_problem) {
         return 0;
 }
 
-/* Reads the first source that is there. */
-static int read_identity(const Credentials *c, Identity **ret, char **reterr_problem) {
+/* 1, 0 (a secondary one was not asked for), or -errno. */
+static int read_identity(const Credentials *c, Role role, Identity **ret, char **reterr_problem) {
         _cleanup_(erase_and_freep) char *text = NULL;
-        const char *path = c->connection_string_file;
+        const Source *s = &c->sources[role];
+        const char *path = s->file;
         int r;
 
-        if (c->connection_string)
-                return identity_new(c, c->connection_string, "the configuration (connection_string)", ret,
-                                    reterr_problem);
-        if (!path && c->systemd_file && access(c->systemd_file, F_OK) == 0)
-                path = c->systemd_file;
+        if (s->text) {
+                r = identity_new(c, s->text, "the configuration (connection_string)", ret, reterr_problem);
+                return r < 0 ? r : 1;
+        }
+        if (!path && s->systemd_file && access(s->systemd_file, F_OK) == 0)
+                path = s->systemd_file;
+        if (!path && role == ROLE_SECONDARY)
+                return 0;
         if (!path)
                 return fail(-ENOENT, reterr_problem,
-                            "No connection string is configured: set connection_string_file in iothubd.conf, or "
-                            "LoadCredential=" SYSTEMD_CREDENTIAL ":PATH in the service");
+                            "No connection string is configured: set %s in iothubd.conf, or LoadCredential=%s:PATH in "
+                            "the service",
+                            roles[role].setting, roles[role].systemd_credential);
         r = read_text(path, &text, reterr_problem);
         if (r < 0)
                 return r;
-        return identity_new(c, text, path, ret, reterr_problem);
+        r = identity_new(c, text, path, ret, reterr_problem);
+        return r < 0 ? r : 1;
 }
 
 static bool same_text(const char *a, const char *b) {
         return a && b ? streq(a, b) : a == b;
 }
 
-static bool identity_equal(const Identity *a, const Identity *b) {
+static bool same_device(const Identity *a, const Identity *b) {
         return same_text(a->string.host_name, b->string.host_name) &&
                same_text(a->string.gateway_host_name, b->string.gateway_host_name) &&
                same_text(a->string.device_id, b->string.device_id) &&
-               same_text(a->string.module_id, b->string.module_id) &&
+               same_text(a->string.module_id, b->string.module_id);
+}
+
+static bool identity_equal(const Identity *a, const Identity *b) {
+        if (!a || !b)
+                return a == b;
+        return same_device(a, b) &&
                same_text(a->string.shared_access_key, b->string.shared_access_key) &&
                same_text(a->string.shared_access_signature, b->string.shared_access_signature);
 }
 
-int credentials_reload(Credentials *c) {
-        _cleanup_(identity_freep) Identity *fresh = NULL;
-        _cleanup_free_ char *problem = NULL;
-        int r = read_identity(c, &fresh, &problem);
+/* Remembers what is wrong, and tells it where somebody would not hear of it otherwise: without any credentials the uplink
+ * tells it as its reason to hold. This runs after each refusal, so one and the same fault is told once. */
+static void set_problem(Credentials *c, Role role, char *problem, bool is_read) {
+        Source *s = &c->sources[role];
 
-        if (r < 0 && !problem) /* no memory even for the text: nothing changes */
+        if (problem && c->n_keys > 0 && !same_text(problem, s->problem))
+                log_warning("%s. %s", problem,
+                            is_read       ? "It is not used"
+                            : s->identity ? "The credentials read before stay in use"
+                                          : "The other connection string is used alone");
+        free(s->problem);
+        s->problem = problem;
+}
+
+/* Takes what the role's source holds now. 1 when that is something else than before, 0, or -errno. */
+static int reload_source(Credentials *c, Role role, char **reterr_problem) {
+        _cleanup_(identity_freep) Identity *fresh = NULL;
+        Source *s = &c->sources[role];
+        int r = read_identity(c, role, &fresh, reterr_problem);
+
+        if (r < 0)
                 return r;
-        if (r < 0) {
-                /* This runs after each refusal, so one and the same fault is told once. Without credentials the
-                 * uplink tells it as its reason to hold. */
-                if (c->identity && !same_text(problem, c->problem))
-                        log_warning("%s. The credentials read before stay in use", problem);
-                free(c->problem);
-                c->problem = TAKE_PTR(problem);
-                return r;
-        }
-        free(c->problem);
-        c->problem = NULL;
-        if (c->identity && identity_equal(c->identity, fresh))
+        if (identity_equal(s->identity, fresh))
                 return 0;
-        identity_free(c->identity);
-        c->identity = TAKE_PTR(fresh);
+        identity_free(s->identity);
+        s->identity = TAKE_PTR(fresh);
         return 1;
+}
+
+/* A secondary connection string brings a second key of the same device and nothing else. */
+static int choose_keys(Credentials *c, char **reterr_problem) {
+        const Identity *primary = c->sources[ROLE_PRIMARY].identity, *secondary = c->sources[ROLE_SECONDARY].identity;
+
+        c->n_keys = 0;
+        if (primary)
+                c->keys[c->n_keys++] = ROLE_PRIMARY;
+        if (primary && secondary && !same_device(primary, secondary))
+                return fail(-EINVAL, reterr_problem,
+                            "The secondary connection string is for another hub or device than the first (%s): "
+                            "take both from the same device",
+                            primary->string.device_id);
+        if (secondary)
+                c->keys[c->n_keys++] = ROLE_SECONDARY;
+        return 0;
+}
+
+int credentials_reload(Credentials *c) {
+        _cleanup_free_ char *mismatch = NULL;
+        char *problems[_ROLE_MAX] = {};
+        int results[_ROLE_MAX], r;
+
+        for (Role i = 0; i < _ROLE_MAX; i++)
+                results[i] = reload_source(c, i, &problems[i]);
+        r = choose_keys(c, &mismatch);
+        if (mismatch && !problems[ROLE_SECONDARY])
+                set_problem(c, ROLE_SECONDARY, TAKE_PTR(mismatch), /* is_read= */ true);
+        else
+                set_problem(c, ROLE_SECONDARY, problems[ROLE_SECONDARY], /* is_read= */ false);
+        set_problem(c, ROLE_PRIMARY, problems[ROLE_PRIMARY], /* is_read= */ false);
+
+        if (r == -ENOMEM)
+                return r;
+        if (results[ROLE_PRIMARY] > 0 || results[ROLE_SECONDARY] > 0)
+                return 1;
+        return results[ROLE_PRIMARY];
 }
 
 static int copy_text(const char *s, char **ret) {
@@ -232,12 +313,26 @@ static int default_product_info(char **ret) {
 
         if (uname(&u) < 0)
                 (void) strcpy(u.machine, "unknown");
-        return asprintf(ret, "iothubd/" PROJECT_VERSION " (Linux; %s)", u.machine) < 0 ? -ENOMEM : 0;
+        if (asprintf(ret, "iothubd/" PROJECT_VERSION " (Linux; %s)", u.machine) >= 0)
+                return 0;
+        *ret = NULL;
+        return -ENOMEM;
+}
+
+static int source_init(Source *s, Role role, const char *text, const char *file) {
+        const char *directory = getenv("CREDENTIALS_DIRECTORY");
+
+        if (copy_text(text, &s->text) < 0 || copy_text(file, &s->file) < 0)
+                return -ENOMEM;
+        if (directory && asprintf(&s->systemd_file, "%s/%s", directory, roles[role].systemd_credential) < 0) {
+                s->systemd_file = NULL;
+                return -ENOMEM;
+        }
+        return 0;
 }
 
 int credentials_new(const CredentialsOptions *options, Credentials **ret) {
         _cleanup_(credentials_freep) Credentials *c = NULL;
-        const char *directory = getenv("CREDENTIALS_DIRECTORY");
         int r;
 
         c = malloc(sizeof(*c));
@@ -245,20 +340,18 @@ int credentials_new(const CredentialsOptions *options, Credentials **ret) {
                 return -ENOMEM;
         *c = (Credentials) { .token_lifetime_usec = options->token_lifetime_usec };
 
-        if (copy_text(options->connection_string, &c->connection_string) < 0 ||
-            copy_text(options->connection_string_file, &c->connection_string_file) < 0 ||
-            copy_text(options->model_id, &c->model_id) < 0)
-                return -ENOMEM;
-        r = options->product_info ? copy_text(options->product_info, &c->product_info)
-                                  : default_product_info(&c->product_info);
-        if (r < 0) {
-                c->product_info = NULL;
+        r = source_init(&c->sources[ROLE_PRIMARY], ROLE_PRIMARY, options->connection_string,
+                        options->connection_string_file);
+        if (r >= 0)
+                r = source_init(&c->sources[ROLE_SECONDARY], ROLE_SECONDARY, NULL,
+                                options->secondary_connection_string_file);
+        if (r >= 0)
+                r = copy_text(options->model_id, &c->model_id);
+        if (r >= 0)
+                r = options->product_info ? copy_text(options->product_info, &c->product_info)
+                                          : default_product_info(&c->product_info);
+        if (r < 0)
                 return r;
-        }
-        if (directory && asprintf(&c->systemd_file, "%s/" SYSTEMD_CREDENTIAL, directory) < 0) {
-                c->systemd_file = NULL;
-                return -ENOMEM;
-        }
         r = credentials_reload(c);
         if (r == -ENOMEM)
                 return r;
@@ -266,40 +359,54 @@ int credentials_new(const CredentialsOptions *options, Credentials **ret) {
         return 0;
 }
 
+/* The first key's: all are of one device. */
+static const Identity *identity_of(const Credentials *c) {
+        return c->sources[c->keys[0]].identity;
+}
+
 const char *credentials_problem(Credentials *c) {
-        return c->identity ? NULL : c->problem;
+        return c->n_keys > 0 ? NULL : c->sources[ROLE_PRIMARY].problem;
+}
+
+unsigned credentials_n_keys(Credentials *c) {
+        return c->n_keys;
+}
+
+const char *credentials_key_name(Credentials *c, unsigned key) {
+        assert(key < c->n_keys);
+        return roles[c->keys[key]].name;
 }
 
 const char *credentials_host(Credentials *c) {
-        return c->identity->host;
+        return identity_of(c)->host;
 }
 
 const char *credentials_connect_host(Credentials *c) {
-        return c->identity->connect_host;
+        return identity_of(c)->connect_host;
 }
 
 unsigned credentials_connect_port(Credentials *c, unsigned default_port) {
-        return c->identity->connect_port ? c->identity->connect_port : default_port;
+        return identity_of(c)->connect_port ? identity_of(c)->connect_port : default_port;
 }
 
 const char *credentials_device_id(Credentials *c) {
-        return c->identity->string.device_id;
+        return identity_of(c)->string.device_id;
 }
 
 const char *credentials_module_id(Credentials *c) {
-        return c->identity->string.module_id;
+        return identity_of(c)->string.module_id;
 }
 
 const char *credentials_client_id(Credentials *c) {
-        return c->identity->client_id;
+        return identity_of(c)->client_id;
 }
 
 const char *credentials_user_name(Credentials *c) {
-        return c->identity->user_name;
+        return identity_of(c)->user_name;
 }
 
 const char *credentials_topic_prefix(Credentials *c) {
-        return c->identity->topic_prefix;
+        return identity_of(c)->topic_prefix;
 }
 
 static int copy_ready_made_token(const char *token, char **ret, uint64_t *ret_expiry_sec) {
@@ -315,16 +422,19 @@ static int copy_ready_made_token(const char *token, char **ret, uint64_t *ret_ex
         return 0;
 }
 
-int credentials_make_token(Credentials *c, usec_t realtime_now_usec, char **ret, uint64_t *ret_expiry_sec) {
-        const ConnectionString *s = &c->identity->string;
+int credentials_make_token(Credentials *c, unsigned key, usec_t realtime_now_usec, char **ret,
+                           uint64_t *ret_expiry_sec) {
         _cleanup_free_ char *resource = NULL;
+        const ConnectionString *s;
         uint64_t expiry_sec;
         int r;
 
+        assert(key < c->n_keys);
+        s = &c->sources[c->keys[key]].identity->string;
         if (s->shared_access_signature)
                 return copy_ready_made_token(s->shared_access_signature, ret, ret_expiry_sec);
 
-        r = sas_resource_device(c->identity->host, s->device_id, s->module_id, &resource);
+        r = sas_resource_device(identity_of(c)->host, s->device_id, s->module_id, &resource);
         if (r < 0)
                 return r;
         expiry_sec = usec_add(realtime_now_usec, c->token_lifetime_usec) / USEC_PER_SEC;

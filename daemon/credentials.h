@@ -1,5 +1,7 @@
 /* credentials.h: the device identity: where its connection string comes from, and the token of the moment.
- * Order: connection_string, connection_string_file, $CREDENTIALS_DIRECTORY/connection-string (systemd). */
+ * Order: connection_string, connection_string_file, $CREDENTIALS_DIRECTORY/connection-string (systemd).
+ * A second one of the same device brings its secondary key: secondary_connection_string_file, or
+ * $CREDENTIALS_DIRECTORY/secondary-connection-string. While the first is missing or malformed it serves alone. */
 #pragma once
 
 #include <stdbool.h>
@@ -13,6 +15,7 @@ typedef struct Credentials Credentials;
 typedef struct CredentialsOptions {
         const char *connection_string;      /* copied; NULL when absent */
         const char *connection_string_file; /* copied; NULL when absent */
+        const char *secondary_connection_string_file; /* copied; NULL when absent */
         const char *product_info;           /* copied; NULL: iothubd/VERSION (Linux; MACHINE) */
         const char *model_id;               /* copied or NULL */
         usec_t token_lifetime_usec;
@@ -23,8 +26,8 @@ int credentials_new(const CredentialsOptions *options, Credentials **ret);
 Credentials *credentials_free(Credentials *c);
 DEFINE_CLEANUP(Credentials *, credentials_free);
 
-/* Reads the sources again. 1 when the identity or key changed, 0 when not, -errno when unreadable or malformed (the old
- * ones stay in use, and a warning tells why, once). */
+/* Reads the sources again. 1 when the identity or a key changed, 0 when not, -errno when nothing usable could be read
+ * (what was read before stays in use). Each fault is told by a warning, once. */
 int credentials_reload(Credentials *c);
 
 /* NULL while they are usable; else a sentence that says what is missing or wrong and the remedy; no secret in it. */
@@ -40,6 +43,16 @@ const char *credentials_client_id(Credentials *c);
 const char *credentials_user_name(Credentials *c);
 const char *credentials_topic_prefix(Credentials *c);
 
-/* A token that ends at now + lifetime. *ret: erase_and_free(). *ret_expiry_sec: its se. A ready-made token
+#define CREDENTIALS_KEYS_MAX 2U
+
+/* How many ways to sign in there are, to be tried in turn when the hub refuses: 0 while there is a problem. A reload may
+ * change it. */
+unsigned credentials_n_keys(Credentials *c);
+
+/* "primary" or "secondary": which connection string the key came with. key < credentials_n_keys(). */
+const char *credentials_key_name(Credentials *c, unsigned key);
+
+/* A token by this key that ends at now + lifetime. *ret: erase_and_free(). *ret_expiry_sec: its se. A ready-made token
  * (SharedAccessSignature) is given as it is. 0, -EINVAL or -ENOMEM. */
-int credentials_make_token(Credentials *c, usec_t realtime_now_usec, char **ret, uint64_t *ret_expiry_sec);
+int credentials_make_token(Credentials *c, unsigned key, usec_t realtime_now_usec, char **ret,
+                           uint64_t *ret_expiry_sec);

@@ -191,6 +191,7 @@ static int start_uplink(Manager *m) {
         const CredentialsOptions credentials = {
                 .connection_string = c->connection_string,
                 .connection_string_file = c->connection_string_file,
+                .secondary_connection_string_file = c->secondary_connection_string_file,
                 .product_info = c->uplink.product_info,
                 .model_id = c->uplink.model_id,
                 .token_lifetime_usec = c->uplink.token_lifetime_usec,

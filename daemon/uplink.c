@@ -337,10 +337,10 @@ static int make_token(Uplink *u, char **ret) {
         uint64_t later_expiry;
         int r;
 
-        r = credentials_make_token(u->credentials, now, &token, &u->token_expiry_sec);
+        r = credentials_make_token(u->credentials, /* key= */ 0, now, &token, &u->token_expiry_sec);
         if (r >= 0)
-                r = credentials_make_token(u->credentials, now + TOKEN_PROBE_USEC, &later,
-                                           &later_expiry);
+                r = credentials_make_token(u->credentials, /* key= */ 0, now + TOKEN_PROBE_USEC,
+                                           &later, &later_expiry);
         if (r < 0)
                 return r;
         if (later_expiry == u->token_expiry_sec)

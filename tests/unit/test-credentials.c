@@ -12,6 +12,7 @@
 #define KEY "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 #define OTHER_KEY "ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8="
 #define DEVICE "HostName=h.example;DeviceId=dev01;SharedAccessKey=" KEY
+#define OTHER_DEVICE "HostName=h.example;DeviceId=dev01;SharedAccessKey=" OTHER_KEY
 #define NOW UINT64_C(1893452400000000) /* an hour before 2030-01-01T00:00:00Z */
 
 static char *dir, *log_path;
@@ -89,7 +90,7 @@ TEST(a_connection_string_gives_the_whole_identity) {
         ck_assert(startswith(credentials_user_name(c),
                              "h.example/dev01/?api-version=2021-04-12&DeviceClientType=iothubd%2F"));
 
-        assert_ok(credentials_make_token(c, NOW + 999999, &token, &expiry));
+        assert_ok(credentials_make_token(c, 0, NOW + 999999, &token, &expiry));
         ck_assert_int_eq((int64_t) expiry, 1893456000);
         assert_ok(sas_token_parse(token, &t));
         ck_assert_str_eq(t.sr, "h.example%2Fdevices%2Fdev01");
@@ -120,7 +121,7 @@ TEST(a_module_behind_a_gateway) {
         ck_assert_str_eq(credentials_user_name(c),
                          "h.example/d/m/?api-version=2021-04-12&DeviceClientType=my%2F1&model-id=dtmi%3Ax%3B1");
         ck_assert_str_eq(credentials_topic_prefix(c), "devices/d/modules/m/messages/events/");
-        assert_ok(credentials_make_token(c, NOW, &token, &expiry));
+        assert_ok(credentials_make_token(c, 0, NOW, &token, &expiry));
         ck_assert_ptr_nonnull(strstr(token, "sr=h.example%2Fdevices%2Fd%2Fmodules%2Fm&"));
 }
 
@@ -134,7 +135,7 @@ TEST(a_ready_made_token_is_given_as_it_is) {
         ck_assert_int_ge(asprintf(&string, "HostName=h;DeviceId=d;SharedAccessSignature=%s", ready), 0);
         c = open_credentials(string, NULL);
         ck_assert_ptr_null(credentials_problem(c));
-        assert_ok(credentials_make_token(c, NOW, &token, &expiry));
+        assert_ok(credentials_make_token(c, 0, NOW, &token, &expiry));
         ck_assert_str_eq(token, ready);
         ck_assert_uint_eq(expiry, 1234);
 }
@@ -259,7 +260,7 @@ TEST(a_reload_takes_what_is_new_and_keeps_what_was_good) {
 
         write_file(path, "HostName=h.example;DeviceId=dev01;SharedAccessKey=" OTHER_KEY "\n");
         ck_assert_int_eq(credentials_reload(c), 1);
-        assert_ok(credentials_make_token(c, NOW, &token, &expiry));
+        assert_ok(credentials_make_token(c, 0, NOW, &token, &expiry));
         assert_ok(sas_token_parse(token, &t));
         ck_assert_int_eq(sas_token_verify(&t, OTHER_KEY), 1);
 
@@ -313,4 +314,108 @@ TEST(a_file_that_may_not_be_read_is_told) {
         if (getuid() == 0)
                 ck_assert_int_eq(seteuid(0), 0);
         ck_assert_ptr_nonnull(strstr(credentials_problem(c), "may not be read by the user of iothubd"));
+}
+
+static void use_files(const char *primary, const char *secondary, Credentials **ret) {
+        CredentialsOptions options = { .connection_string_file = primary,
+                                       .secondary_connection_string_file = secondary,
+                                       .token_lifetime_usec = USEC_PER_HOUR };
+
+        assert_ok(credentials_new(&options, ret));
+}
+
+static void assert_signed_with(Credentials *c, unsigned key, const char *expected) {
+        _cleanup_(erase_and_freep) char *token = NULL;
+        _cleanup_(sas_token_done) SasToken t = {};
+        uint64_t expiry;
+
+        assert_ok(credentials_make_token(c, key, NOW, &token, &expiry));
+        assert_ok(sas_token_parse(token, &t));
+        ck_assert_int_eq(sas_token_verify(&t, expected), 1);
+}
+
+TEST(a_secondary_connection_string_brings_a_second_key) {
+        _cleanup_(credentials_freep) Credentials *c = NULL, *d = NULL;
+        _cleanup_free_ char *primary = NULL, *secondary = NULL, *credential = NULL;
+
+        setup();
+        primary = path_in("primary");
+        secondary = path_in("secondary");
+        write_file(primary, DEVICE);
+        write_file(secondary, OTHER_DEVICE "\n");
+        use_files(primary, secondary, &c);
+        ck_assert_uint_eq(credentials_n_keys(c), 2);
+        ck_assert_str_eq(credentials_key_name(c, 0), "primary");
+        ck_assert_str_eq(credentials_key_name(c, 1), "secondary");
+        assert_signed_with(c, 0, KEY);
+        assert_signed_with(c, 1, OTHER_KEY);
+        ck_assert_int_eq(credentials_reload(c), 0);
+
+        setenv("CREDENTIALS_DIRECTORY", dir, 1);
+        credential = path_in("secondary-connection-string");
+        write_file(credential, OTHER_DEVICE);
+        use_files(primary, NULL, &d);
+        ck_assert_uint_eq(credentials_n_keys(d), 2);
+        assert_signed_with(d, 1, OTHER_KEY);
+        ck_assert_int_eq(unlink(credential), 0);
+        ck_assert_int_eq(credentials_reload(d), 1);
+        ck_assert_uint_eq(credentials_n_keys(d), 1);
+}
+
+TEST(either_connection_string_serves_alone) {
+        _cleanup_(credentials_freep) Credentials *c = NULL;
+        _cleanup_free_ char *primary = NULL, *secondary = NULL, *logged = NULL;
+
+        setup();
+        primary = path_in("primary");
+        secondary = path_in("secondary");
+        use_files(primary, secondary, &c);
+        ck_assert_uint_eq(credentials_n_keys(c), 0);
+        ck_assert_ptr_nonnull(strstr(credentials_problem(c), "/primary is missing"));
+
+        write_file(secondary, OTHER_DEVICE);
+        ck_assert_int_eq(credentials_reload(c), 1);
+        ck_assert_ptr_null(credentials_problem(c));
+        ck_assert_uint_eq(credentials_n_keys(c), 1);
+        ck_assert_str_eq(credentials_key_name(c, 0), "secondary");
+        ck_assert_str_eq(credentials_device_id(c), "dev01");
+        assert_signed_with(c, 0, OTHER_KEY);
+
+        write_file(primary, DEVICE);
+        ck_assert_int_eq(credentials_reload(c), 1);
+        ck_assert_uint_eq(credentials_n_keys(c), 2);
+        assert_signed_with(c, 0, KEY);
+
+        write_file(secondary, "HostName=h.example;DeviceId=dev01;SharedAccessKey=" KEY "half");
+        ck_assert_int_eq(credentials_reload(c), 0);
+        ck_assert_uint_eq(credentials_n_keys(c), 2);
+        assert_signed_with(c, 1, OTHER_KEY);
+        logged = log_text();
+        ck_assert_ptr_nonnull(strstr(logged, "/secondary is not usable: SharedAccessKey: not valid base64"));
+        assert_no_secret(logged);
+}
+
+TEST(a_secondary_connection_string_of_another_device_is_told_and_not_used) {
+        _cleanup_(credentials_freep) Credentials *c = NULL;
+        _cleanup_free_ char *primary = NULL, *secondary = NULL, *logged = NULL;
+        const char *first;
+
+        setup();
+        primary = path_in("primary");
+        secondary = path_in("secondary");
+        write_file(primary, DEVICE);
+        write_file(secondary, "HostName=h.example;DeviceId=dev02;SharedAccessKey=" OTHER_KEY);
+        use_files(primary, secondary, &c);
+        ck_assert_uint_eq(credentials_n_keys(c), 1);
+        assert_signed_with(c, 0, KEY);
+        ck_assert_int_eq(credentials_reload(c), 0);
+        logged = log_text();
+        first = strstr(logged, "is for another hub or device than the first (dev01)");
+        ck_assert_ptr_nonnull(first);
+        ck_assert_ptr_null(strstr(first + 1, "is for another hub or device"));
+        assert_no_secret(logged);
+
+        write_file(secondary, OTHER_DEVICE);
+        ck_assert_int_eq(credentials_reload(c), 1);
+        ck_assert_uint_eq(credentials_n_keys(c), 2);
 }

@@ -6,10 +6,12 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import threading
+import time
 
 import harness
-from harness import SOURCE, ChaosProxy, compare, test, wait_until
+from harness import SOURCE, ChaosProxy, TimeWarp, compare, test, wait_until
 
 
 def tap_sum(folder, *tests):
@@ -169,6 +171,101 @@ def the_proxy_leaves_a_connection_half_open():
         proxy.cut()
         assert ends(s)
         wait_until(lambda: not proxy.links, "no link is left")
+
+
+# Evaluates a line at a time. Timers are those of timerfd_create(2), which Python does not have before 3.13.
+WARPED_PROGRAM = """
+import ctypes, errno, os, select, struct, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+def timer(clock, sec, flags=1):
+    fd = libc.timerfd_create(clock, os.O_CLOEXEC)
+    assert libc.timerfd_settime(fd, flags, struct.pack("4q", 0, 0, int(sec), int(sec % 1 * 10**9)), None) == 0
+    return fd
+def expired(fd, sec=0):
+    return bool(select.select([fd], [], [], sec)[0])
+def read(fd):
+    try:
+        return len(os.read(fd, 8))
+    except OSError as e:
+        return errno.errorcode[e.errno]
+now = time.clock_gettime
+for line in sys.stdin:
+    print(repr(eval(line)), flush=True)
+"""
+CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_BOOTTIME = 0, 1, 7
+CANCEL_ON_SET = 3  # with TFD_TIMER_ABSTIME
+
+
+@contextlib.contextmanager
+def warped_program(folder, **options):
+    warp = TimeWarp(folder, "warped", **options)
+    process = subprocess.Popen(
+        [sys.executable, "-c", WARPED_PROGRAM],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, **warp.environment(sys.executable)},
+    )
+    with process:
+
+        def evaluate(line):
+            process.stdin.write(line + "\n")
+            process.stdin.flush()
+            return eval(process.stdout.readline())
+
+        yield warp, evaluate
+        process.stdin.close()
+    assert process.returncode == 0
+
+
+@test
+def warped_time_runs_faster(folder):
+    with warped_program(folder, factor=1000) as (_, evaluate):
+        for clock in (CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_BOOTTIME):
+            before = time.monotonic()
+            first = evaluate(f"now({clock})")
+            inner = time.monotonic()
+            inner = time.monotonic() - inner
+            last = evaluate(f"now({clock})")
+            passed = time.monotonic() - before
+            assert 1000 * inner <= last - first <= 1000 * passed, (inner, last - first, passed)
+        # Ways to wait for 100 s.
+        for wait in ("time.sleep(100)", "select.select([], [], [], 100)", "select.poll().poll(100000)",
+                     "select.epoll().poll(100)", "expired(timer(7, now(7) + 100), 1000)", "read(timer(1, 100, 0))"):
+            before = time.monotonic()
+            passed = evaluate(f"(now(1), {wait}, now(1))")
+            assert 100 <= passed[2] - passed[0] <= 1000 * (time.monotonic() - before), (wait, passed)
+
+
+@test
+def a_warped_clock_is_set_and_its_timers_follow(folder):
+    with warped_program(folder) as (warp, evaluate):
+        names = {"day": (CLOCK_REALTIME, 1), "set": (CLOCK_REALTIME, CANCEL_ON_SET), "boot": (CLOCK_BOOTTIME, 1),
+                 "awake": (CLOCK_MONOTONIC, 1)}
+        for name, (clock, flags) in names.items():
+            evaluate(f"globals().update({name}=timer({clock}, now({clock}) + 3600, {flags}))")
+
+        def expired():
+            return [name for name in names if evaluate(f"expired({name})")]
+
+        assert expired() == []
+        before = [evaluate(f"now({clock})") for clock in (0, 1, 7)]
+        warp.command("step", -10 * 365 * 86400)
+        after = [evaluate(f"now({clock})") for clock in (0, 1, 7)]
+        assert before[0] - after[0] > 9 * 365 * 86400 and before[1:] < after[1:], (before, after)
+        assert expired() == ["set"]
+        assert evaluate("read(set)") == "ECANCELED"
+        assert expired() == []
+        warp.command("step", 10 * 365 * 86400)
+        assert expired() == ["set"]
+        warp.command("suspend", 3600)
+        assert expired() == ["day", "set", "boot"]
+        assert evaluate("read(boot)") == 8
+
+
+@test
+def a_warped_clock_is_off_from_the_start(folder):
+    with warped_program(folder, clock_offset_sec=-86400) as (_, evaluate):
+        before = time.time()
+        assert before - 86400 <= evaluate("time.time()") <= time.time() - 86400
 
 
 if __name__ == "__main__":

@@ -30,7 +30,8 @@ SOURCE = os.environ.get("IOTHUBD_SOURCE") or os.path.dirname(
 BUILD = os.environ.get("IOTHUBD_BUILD") or os.path.join(SOURCE, "build")
 IOTHUBD = os.path.join(BUILD, "daemon", "iothubd")
 IOTHUBCTL = os.path.join(BUILD, "client", "iothubctl")
-EMULATOR = os.path.join(BUILD, "emulator", "iothub-emulator")
+# A plugin with a sanitizer in it does not load into the broker: the hub may come from another build.
+EMULATOR = os.path.join(os.environ.get("IOTHUBD_EMULATOR_BUILD") or BUILD, "emulator", "iothub-emulator")
 LONG = os.environ.get("IOTHUBD_TEST_LONG") == "1"
 
 DEADLINE_SEC = 120 if not LONG else 1200
@@ -324,6 +325,41 @@ class EventLog:
 # ---- programs ----
 
 
+class TimeWarp:
+    """Clocks of a process of their own: they run `factor` times as fast as the machine's and can be set.
+    tests/support/time-warp.c tells how, and what stays real."""
+
+    LIBRARY = os.path.join(BUILD, "tests", "libtime-warp.so")
+
+    def __init__(self, folder, name, factor=1, clock_offset_sec=0):
+        if not os.path.exists(self.LIBRARY):
+            raise Skip("the time warp needs a machine of 64 bits")
+        self.factor = factor
+        self.offsets_sec = [clock_offset_sec, 0]  # of the wall clock and of the time since boot
+        self.path = os.path.join(folder, f"{name}.time-warp")
+
+    def environment(self, program):
+        warp = ":".join(str(n) for n in [self.factor] + [int(sec * 10**9) for sec in self.offsets_sec])
+        preload = sanitizer_runtimes(program) + [self.LIBRARY]
+        return {"LD_PRELOAD": ":".join(preload), "IOTHUBD_TIME_WARP": warp, "IOTHUBD_TIME_WARP_SOCKET": self.path}
+
+    def command(self, word, seconds):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
+            s.connect(self.path)
+            s.sendall(f"{word} {seconds}".encode())
+            answer = s.recv(256).decode().strip()
+        assert answer == "ok", answer
+        self.offsets_sec[0] += seconds
+        if word == "suspend":
+            self.offsets_sec[1] += seconds
+
+
+def sanitizer_runtimes(program):
+    """The libraries that a sanitizer wants to be loaded before any other."""
+    text = subprocess.run(["ldd", program], capture_output=True, text=True, check=False).stdout
+    return re.findall(r"=> (\S*/lib[at]san\.so\S*)", text)
+
+
 def iothubctl(*arguments, check=True, **kwargs):
     """Runs iothubctl to its end; text mode. A result other than 0 is a failure unless check is False."""
     kwargs.setdefault("timeout", DEADLINE_SEC)
@@ -351,9 +387,14 @@ def config_text(settings):
 
 
 class Daemon:
-    """iothubd with a generated configuration. settings: a dict that is merged over the defaults of the tests."""
+    """iothubd with a generated configuration. settings: a dict that is merged over the defaults of the tests.
+    time_warp: how much faster its time passes; 1 is enough for step_clock() and suspend(). clock_offset_sec: how far
+    its wall clock is off from the start. environment: what is added to ours."""
 
-    def __init__(self, folder, hub=None, connection_string_file=None, mqtt_port=None, name="iothubd", settings=None):
+    def __init__(
+        self, folder, hub=None, connection_string_file=None, mqtt_port=None, name="iothubd", settings=None,
+        time_warp=None, clock_offset_sec=0, environment=None,
+    ):
         self.folder = folder
         self.name = name
         self.socket = os.path.join(folder, f"{name}.sock")
@@ -362,6 +403,8 @@ class Daemon:
         self.config_path = os.path.join(folder, f"{name}.conf")
         self.process = None
         self.notify = None
+        self.environment = environment or {}
+        self.time_warp = TimeWarp(folder, name, time_warp or 1, clock_offset_sec) if time_warp or clock_offset_sec else None
         self.settings = {
             "state_directory": self.state,
             "socket": self.socket,
@@ -404,11 +447,24 @@ class Daemon:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env={**os.environ, "NOTIFY_SOCKET": self.notify.path},
+            env={
+                **os.environ,
+                "NOTIFY_SOCKET": self.notify.path,
+                **(self.time_warp.environment(IOTHUBD) if self.time_warp else {}),
+                **self.environment,
+            },
         )
         log.close()
         if wait:
             self.notify.wait_ready(self.process, self.name)
+
+    def step_clock(self, seconds):
+        """The daemon's wall clock is set by that much, forward or back; it stays so over a restart."""
+        self.time_warp.command("step", seconds)
+
+    def suspend(self, seconds):
+        """The daemon wakes up from a sleep of the machine."""
+        self.time_warp.command("suspend", seconds)
 
     def _ended(self):
         self.process = None
@@ -467,12 +523,13 @@ def check_books(status):
 class Setup:
     """Emulator, device and daemon, with a chaos proxy between the two if asked for."""
 
-    def __init__(self, folder, proxy=False, settings=None, start=True, device="windmill"):
+    def __init__(self, folder, proxy=False, settings=None, start=True, device="windmill", **daemon_options):
         self.folder = folder
         self.want_proxy = proxy
         self.settings = settings
         self.want_start = start
         self.device = device
+        self.daemon_options = daemon_options
         self.hub = self.daemon = self.proxy = None
         self.stack = contextlib.ExitStack()
 
@@ -487,6 +544,7 @@ class Setup:
                 self.hub.create_device(self.device),
                 self.proxy.port if self.proxy else None,
                 settings=self.settings,
+                **self.daemon_options,
             )
             if self.want_start:
                 self.daemon.start()

@@ -1160,6 +1160,7 @@ static void disk_works(Outbox *o) {
         o->disk_error = 0;
         o->probe_delay = 0;
         outbox_notice(o, LOG_NOTICE, MSG_OUTBOX_DISK_OK, "The disk of the outbox takes writes again");
+        outbox_rejects_retry(o, /* now= */ true);
 }
 
 static void disk_failed(Outbox *o, int error) {

@@ -59,6 +59,20 @@ static int box_load(OutboxDeadLetters *d, unsigned i) {
         return r;
 }
 
+static int box_remove(OutboxDeadLetters *d, unsigned i) {
+        char name[OUTBOX_SEGMENT_NAME_MAX];
+        int r;
+
+        if (!d->boxes[i].exists)
+                return 0;
+        box_name(i, name);
+        r = d->io->unlinkat(d->io, d->dir_fd, name);
+        if (r < 0 && r != -ENOENT)
+                return r;
+        d->boxes[i] = (Box) { 0 };
+        return d->io->fsync(d->io, d->dir_fd); /* or it comes back when the power goes, and takes its room again */
+}
+
 int outbox_dead_letters_new(const OutboxIo *io, int dir_fd, uint64_t max_bytes, OutboxDeadLetters **ret) {
         _cleanup_(outbox_dead_letters_freep) OutboxDeadLetters *d = NULL;
         int r;
@@ -73,6 +87,8 @@ int outbox_dead_letters_new(const OutboxIo *io, int dir_fd, uint64_t max_bytes, 
                         return r;
         }
         d->active = d->boxes[1].exists && (!d->boxes[0].exists || d->boxes[1].first_batch > d->boxes[0].first_batch);
+        if (max_bytes > 0 && d->boxes[0].end + d->boxes[1].end > max_bytes)
+                (void) box_remove(d, !d->active); /* the box was larger; on failure the next letter tries again */
         *ret = TAKE_PTR(d);
         return 0;
 }
@@ -113,7 +129,7 @@ static int letter_encode(OutboxDeadLetters *d, const void *record, size_t size, 
         size_t reason_size = MIN(strlen(reason), (size_t) REASON_MAX), total = FIXED_SIZE + outbox_align(reason_size) + size;
         uint8_t *p;
 
-        if (total > OUTBOX_RECORD_BYTES_MAX || total + OUTBOX_SEGMENT_HEADER_SIZE > d->max_bytes / 2)
+        if (total > OUTBOX_RECORD_BYTES_MAX || total + OUTBOX_SEGMENT_HEADER_SIZE > d->max_bytes)
                 return -EMSGSIZE;
         p = calloc(1, total);
         if (!p)
@@ -129,18 +145,30 @@ static int letter_encode(OutboxDeadLetters *d, const void *record, size_t size, 
         return 0;
 }
 
+static bool has_room(const OutboxDeadLetters *d, unsigned i, size_t total) {
+        return !d->boxes[i].exists || d->boxes[i].end + total <= d->max_bytes / 2;
+}
+
 int outbox_dead_letters_add(OutboxDeadLetters *d, const void *record, size_t size, const char *reason, usec_t realtime_usec) {
         _cleanup_free_ uint8_t *letter = NULL;
         char name[OUTBOX_SEGMENT_NAME_MAX];
         unsigned i = d->active;
+        uint64_t before;
         size_t total;
         int fd, r;
 
         r = letter_encode(d, record, size, reason, realtime_usec, &letter, &total);
         if (r < 0)
                 return r;
-        if (d->boxes[i].exists && d->boxes[i].end + total > d->max_bytes / 2)
+        if (!has_room(d, i, total))
                 i = !i;
+        /* A letter that takes more than its file's half of the box pushes those of the other file out, too. */
+        before = i == d->active && d->boxes[i].exists ? d->boxes[i].end : OUTBOX_SEGMENT_HEADER_SIZE;
+        if (d->boxes[!i].end + before + total > d->max_bytes) {
+                r = box_remove(d, !i);
+                if (r < 0)
+                        return r;
+        }
         box_name(i, name);
         fd = d->io->openat(d->io, d->dir_fd, name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
         if (fd < 0)

@@ -1,5 +1,5 @@
 /* outbox-dead-letter.h: a bounded box of messages that the hub will never take, each with the reason. Two files, used
- * in turn: when one is full the other is emptied. Format: docs/outbox-format.md.
+ * in turn: when one is full the other is emptied, and a letter larger than half of the box has it alone. Format: docs/outbox-format.md.
  * One thread at a time. */
 #pragma once
 
@@ -18,7 +18,7 @@ OutboxDeadLetters *outbox_dead_letters_free(OutboxDeadLetters *d);
 DEFINE_CLEANUP(OutboxDeadLetters *, outbox_dead_letters_free);
 
 /* Copies a message record (whole, as it is on disk), durable when this returns 0. reason is cut at 1 KiB.
- * -EMSGSIZE (larger than half the box), or -errno of the disk; the box is then as before. */
+ * -EMSGSIZE (larger than the whole box); or -errno of the disk: what made room for it may be gone then. */
 int outbox_dead_letters_add(OutboxDeadLetters *d, const void *record, size_t size, const char *reason, usec_t realtime_usec);
 
 uint64_t outbox_dead_letters_count(const OutboxDeadLetters *d);

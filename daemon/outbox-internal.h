@@ -51,7 +51,7 @@ typedef enum OutboxEntryState {
         OUTBOX_ENTRY_READY,     /* was handed out or set aside before, goes again */
         OUTBOX_ENTRY_IN_FLIGHT,
         OUTBOX_ENTRY_ASIDE,
-        OUTBOX_ENTRY_REJECTING, /* its dead letter is being written */
+        OUTBOX_ENTRY_REJECTING, /* its dead letter is being written, or waits for a disk that takes it */
 } OutboxEntryState;
 
 /* A message that was read and has not ended. */
@@ -263,6 +263,8 @@ struct Outbox {
         OutboxReceipts *receipts;
         unsigned n_receipts_jobs;
         OutboxDeadLetters *dead_letters;
+        struct OutboxReject *rejects;          /* whose dead letter could not be written yet */
+        uint64_t n_rejecting;                  /* entries in that state */
         OutboxLookup *lookup;
 
         uint64_t n_syncs, n_batches, bytes_written;
@@ -343,6 +345,9 @@ void outbox_lost(Outbox *o, OutboxLane lane, OutboxSegment *s, uint64_t first, u
 
 /* outbox-reject.c: copies the message to the dead letters, then ends it; an entry in state REJECTING */
 void outbox_reject(Outbox *o, OutboxLane lane, OutboxEntry *e, const char *reason);
+void outbox_rejects_retry(Outbox *o, bool now); /* those that failed; now: the disk took something */
+usec_t outbox_rejects_deadline(Outbox *o);
+void outbox_rejects_free(Outbox *o);
 
 /* outbox-recovery.c */
 int outbox_recover(Outbox *o);

@@ -151,6 +151,15 @@ static uint64_t queued(Outbox *o) {
         return n;
 }
 
+/* What counts as queued and will not be handed out any more. */
+static uint64_t ending(Outbox *o) {
+        uint64_t n = o->n_rejecting;
+
+        for (unsigned lane = 0; lane < OUTBOX_N_MESSAGE_LANES; lane++)
+                n += o->lanes[lane].n_deciding;
+        return n;
+}
+
 /* --- open and free --- */
 
 static uint64_t scaled_segment_size(uint64_t max_size) {
@@ -434,6 +443,7 @@ Outbox *outbox_free(Outbox *o) {
         for (size_t i = 0; i < o->n_positions; i++)
                 outbox_segment_free(o, o->positions[i]);
         outbox_unremoved_free(o);
+        outbox_rejects_free(o);
         outbox_batch_free(o->open);
         outbox_batch_free(o->running);
         outbox_batch_free(o->idle_batch);
@@ -546,6 +556,7 @@ int outbox_process(Outbox *o) {
                 outbox_tell_confirmed(o);
                 (void) outbox_expire(o); /* what is left waits for the record of what was taken */
                 outbox_drops_tell(o);
+                outbox_rejects_retry(o, /* now= */ false);
                 note_room(o);
                 outbox_commit_submit(o);
                 tell_deliverable(o);
@@ -563,6 +574,7 @@ int outbox_process(Outbox *o) {
 usec_t outbox_next_deadline(Outbox *o) {
         usec_t deadline = MIN(outbox_commit_deadline(o), outbox_expire_deadline(o));
 
+        deadline = MIN(deadline, outbox_rejects_deadline(o));
         return MIN(deadline, outbox_drops_deadline(o));
 }
 
@@ -1151,6 +1163,7 @@ void outbox_get_stats(Outbox *o, OutboxStats *ret) {
                 .dropped = o->totals.dropped,
                 .rejected = o->totals.rejected,
                 .queued = queued(o),
+                .ending = ending(o),
                 .in_flight = o->n_in_flight,
                 .sent_again = o->n_sent_again,
                 .used_bytes = outbox_used_bytes(o),

@@ -180,8 +180,9 @@ DEFINE_CLEANUP(OutboxDelivery *, outbox_delivery_free);
 int outbox_next(Outbox *o, OutboxDelivery **ret);
 
 /* Tells the end of a message that outbox_next() handed out (CONFIRMED or REJECTED; any order). CONFIRMED is told
- * to on_settled before it is recorded, REJECTED only after its dead letter and the record are durable; if that
- * fails the message stays queued, set aside. reason: copied, NULL for CONFIRMED.
+ * to on_settled before it is recorded, REJECTED only after its dead letter and the record are durable; until
+ * that succeeds the message stays queued, set aside, and it is tried again. One that is larger than the whole
+ * dead-letter box has no letter. reason: copied, NULL for CONFIRMED.
  * 0, or -ENOENT (not handed out, or already settled). */
 int outbox_settle(Outbox *o, uint64_t seq, OutboxEnd end, const char *reason);
 
@@ -206,6 +207,7 @@ typedef struct OutboxStats {
         /* Promise P2, at every instant and over restarts: accepted = confirmed + expired + dropped + rejected +
          * queued. */
         uint64_t accepted, confirmed, expired, dropped, rejected, queued;
+        uint64_t ending; /* of those queued: their end is decided and waits for the disk; not handed out again */
         uint64_t in_flight, sent_again;
         OutboxLaneStats lanes[_OUTBOX_LANE_MAX];
         uint64_t used_bytes, max_bytes, keep_free_bytes, fs_free_bytes;

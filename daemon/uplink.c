@@ -513,13 +513,13 @@ static void on_outbox_refused(Uplink *u, int error) {
 }
 
 /* Nothing is in flight and the outbox gave nothing. It may still be reading from the disk; only
- * what is set aside does not count. */
+ * what is set aside, or ends as soon as the disk has it, does not count. */
 static void on_empty(Uplink *u) {
         UplinkSuspectPlan plan;
         OutboxStats stats;
 
         outbox_get_stats(u->outbox, &stats);
-        if (stats.queued > uplink_suspects_n_aside(&u->suspects))
+        if (stats.queued - stats.ending > uplink_suspects_n_aside(&u->suspects))
                 return;
         if (u->machine.stop_usec == USEC_INFINITY) {
                 uplink_suspects_on_nothing_else(&u->suspects, &plan);

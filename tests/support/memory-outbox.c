@@ -13,6 +13,8 @@ struct Outbox {
         MemoryOutboxBooks books;
         size_t body_size;
         uint64_t spoiled;
+        bool rejections_stay;
+        uint64_t n_rejecting;
         uint8_t *states; /* State by seq */
         bool *sent_before;
         unsigned *cuts;
@@ -49,6 +51,10 @@ void memory_outbox_spoil(Outbox *o, uint64_t seq) {
         o->spoiled = seq;
 }
 
+void memory_outbox_keep_rejected(Outbox *o) {
+        o->rejections_stay = true;
+}
+
 void memory_outbox_get_books(Outbox *o, MemoryOutboxBooks *ret) {
         *ret = o->books;
 }
@@ -78,6 +84,7 @@ void outbox_get_stats(Outbox *o, OutboxStats *ret) {
                 .confirmed = o->books.n_confirmed,
                 .rejected = o->books.n_rejected,
                 .queued = o->books.n_messages - o->books.n_confirmed - o->books.n_rejected,
+                .ending = o->n_rejecting,
         };
 }
 
@@ -131,6 +138,8 @@ int outbox_settle(Outbox *o, uint64_t seq, OutboxEnd end, const char *reason) {
         o->states[seq] = STATE_ENDED;
         if (end == OUTBOX_END_CONFIRMED)
                 o->books.n_confirmed++;
+        else if (o->rejections_stay)
+                o->n_rejecting++;
         else
                 o->books.n_rejected++;
         while (o->oldest <= o->books.n_messages && o->states[o->oldest] == STATE_ENDED)

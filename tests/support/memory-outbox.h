@@ -13,6 +13,7 @@ typedef struct MemoryOutboxBooks {
 Outbox *memory_outbox_new(uint64_t n_messages, size_t body_size);
 void memory_outbox_add(Outbox *o, uint64_t n_messages);
 void memory_outbox_spoil(Outbox *o, uint64_t seq); /* gives it a topic longer than MQTT can carry */
+void memory_outbox_keep_rejected(Outbox *o); /* as with a disk that does not take dead letters */
 void memory_outbox_get_books(Outbox *o, MemoryOutboxBooks *ret);
 Outbox *memory_outbox_free(Outbox *o);
 DEFINE_CLEANUP(Outbox *, memory_outbox_free);

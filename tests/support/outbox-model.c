@@ -6,6 +6,7 @@
 
 #define TURNS_MAX 2000U /* of outbox_process() until it has to be at rest */
 #define ROOM_AGAIN_USEC (10 * USEC_PER_SEC) /* within which room on a disk that was full has to be seen */
+#define REJECT_AGAIN_USEC (61 * USEC_PER_SEC) /* within which a dead letter that failed has to be tried again */
 #define START_REALTIME ((usec_t) 1767225600 * USEC_PER_SEC) /* 2026-01-01, after any build date that matters */
 
 typedef struct Call {
@@ -951,6 +952,20 @@ void outbox_model_step_realtime(OutboxModel *m, int64_t usec) {
         m->realtime_usec = (usec_t) ((int64_t) m->realtime_usec + usec);
 }
 
+/* A rejection that the disk failed is tried again, if not at once then soon. */
+static void wait_for_rejections(OutboxModel *m) {
+        usec_t until = usec_add(m->boottime_usec, REJECT_AGAIN_USEC);
+
+        for (size_t i = 0; i < m->n_messages && !sim_disk_is_crashed(m->disk); i++)
+                while (m->messages[i]->rejecting && !sim_disk_is_crashed(m->disk)) {
+                        if (m->boottime_usec >= until)
+                                outbox_model_fail(m, "the disk works again, and no end is told of %s",
+                                                  name_of(m->messages[i]));
+                        outbox_model_advance(m, USEC_PER_SEC);
+                        outbox_model_run(m);
+                }
+}
+
 void outbox_model_recover(OutboxModel *m) {
         for (unsigned turn = 0; turn < 400; turn++) {
                 ModelMessage *x;
@@ -976,17 +991,7 @@ void outbox_model_recover(OutboxModel *m) {
                                                 ? USEC_PER_SEC
                                                 : MIN(deadline - m->boottime_usec, 10 * USEC_PER_SEC));
         }
-        /* Rejections that the disk failed have set their messages aside; they go back to the head of the lane. */
-        for (size_t i = 0; i < m->n_messages; i++) {
-                ModelMessage *x = m->messages[i];
-
-                if (!x->rejecting)
-                        continue;
-                x->rejecting = false;
-                x->out_of_order = true;
-                if (outbox_unset_aside(m->outbox, x->seq) < 0)
-                        outbox_model_fail(m, "%s was not rejected and is not set aside", name_of(x));
-        }
+        wait_for_rejections(m);
         m->trouble = false;
         m->calm_since_usec = m->boottime_usec;
 }

@@ -373,6 +373,19 @@ TEST(missing_credentials_hold_and_say_so) {
         end(&f);
 }
 
+/* Its dead letter cannot be written, so it stays queued, but there is nothing left to send. */
+TEST(stop_does_not_wait_for_a_rejected_message) {
+        Fixture f;
+
+        begin(&f, &(SinkBrokerOptions) {}, 300, 100);
+        memory_outbox_spoil(f.outbox, 77);
+        memory_outbox_keep_rejected(f.outbox);
+        start(&f, "localhost");
+        wait_for(&f, books(&f).n_confirmed == 299);
+        stop(&f, USEC_INFINITY / 2);
+        end(&f);
+}
+
 TEST(stop_sends_all_that_is_queued) {
         Fixture f;
 

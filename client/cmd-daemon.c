@@ -62,6 +62,25 @@ static void print_connection(struct json_object *o) {
                      strempty(get_text(o, "sendStatus")), get_number(o, "inFlight"));
         if (get_text(o, "hold"))
                 print_field("On hold", get_text(o, "hold"));
+        if (get_text(o, "key"))
+                print_fieldf("Key", "%s%s", get_text(o, "key"),
+                             get_flag(o, "otherKeyRefused") ? " (the hub refused the other)" : "");
+}
+
+static void print_trouble(struct json_object *o) {
+        char span[FORMAT_TIMESPAN_MAX];
+        struct json_object *trouble;
+
+        if (json_get_object(o, "trouble", &trouble) <= 0)
+                return;
+        print_fieldf("Trouble", "%s: %s", strempty(get_text(trouble, "class")),
+                     strempty(get_text(trouble, "what")));
+        print_fieldf("Lasting", "%s, %" PRIu64 " tries",
+                     format_timespan(span, sizeof(span),
+                                     get_number(trouble, "lastingUSec") / USEC_PER_SEC *
+                                             USEC_PER_SEC),
+                     get_number(trouble, "tries"));
+        print_field("Remedy", get_text(trouble, "remedy"));
 }
 
 static void print_retry(struct json_object *o) {
@@ -158,6 +177,7 @@ static int print_lanes(struct json_object *o) {
 
 static int print_status(struct json_object *o) {
         print_connection(o);
+        print_trouble(o);
         print_retry(o);
         print_books(o);
         print_outbox(o);

@@ -3,6 +3,7 @@
 #include <assert.h>
 
 #define REFUSED_SLOWER 10U
+#define TAKEN_OVER_ATTEMPT_MAX 4U
 
 /* first * (numerator/2)^attempt, at most cap. */
 static usec_t grow(usec_t first, unsigned numerator, unsigned attempt, usec_t cap) {
@@ -36,6 +37,12 @@ usec_t backoff_delay_usec(BackoffKind kind, unsigned attempt, const BackoffBound
                 return spread(0, bounds->min_usec, random);
         case BACKOFF_FAILED:
                 bound = grow(bounds->min_usec, 4, attempt, bounds->max_usec);
+                break;
+        case BACKOFF_WAKE:
+                bound = MIN(bounds->min_usec, BACKOFF_WAKE_USEC_MAX);
+                break;
+        case BACKOFF_TAKEN_OVER:
+                bound = grow(bounds->min_usec, 4, MIN(attempt, TAKEN_OVER_ATTEMPT_MAX), bounds->max_usec);
                 break;
         case BACKOFF_CUT:
                 bound = grow(bounds->max_usec, 3, attempt, bounds->cut_max_usec);

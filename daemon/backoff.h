@@ -7,11 +7,17 @@
 #include "lib/macro.h"
 #include "lib/time-util.h"
 
+/* Name servers and further addresses follow a link by a moment, and machines behind one router come back together: so
+ * not at once, but soon enough that the backlog drains within two seconds. */
+#define BACKOFF_WAKE_USEC_MAX USEC_PER_SEC
+
 typedef enum BackoffKind {
         BACKOFF_LIVED,   /* a connection that had lived is gone: a first quick try, spread over min */
         BACKOFF_FAILED,  /* name, network, TLS or a timeout: min * 2^attempt up to max */
         BACKOFF_CUT,     /* the hub accepted and cut, or is throttling: max * 1.5^attempt up to cut_max */
         BACKOFF_REFUSED, /* credentials refused: ten times as slow as FAILED, up to refused_max */
+        BACKOFF_WAKE,       /* a link came up: min once more, spread, but never more than BACKOFF_WAKE_USEC_MAX */
+        BACKOFF_TAKEN_OVER, /* as FAILED, but never slower than 16 times min: each side waits for the other to stop */
         _BACKOFF_KIND_MAX,
         _BACKOFF_KIND_INVALID = -EINVAL,
 } BackoffKind;

@@ -160,8 +160,8 @@ static const Setting settings[] = {
               "Connection string of the device; better kept in a file of its own, see the next setting."),
           parse_text, FIELD(connection_string) },
         { ROW(NULL, "connection_string_file", "\"\"", "the path of a file, not the connection string itself",
-              "File that holds the connection string alone, readable by the group iothubd only; read again when it "
-              "changes."),
+              "File that holds the connection string alone, readable by the group iothubd only; read again when the "
+              "hub refuses the device."),
           parse_path, FIELD(connection_string_file) },
         { ROW(NULL, "secondary_connection_string_file", "\"\"", "the path of a file, not the connection string itself",
               "File that holds a connection string of the same device with its secondary key, tried when the hub refuses "
@@ -255,6 +255,9 @@ static const Setting settings[] = {
         { ROW("uplink", "retry_refused_max", "\"10min\"", "a span from \"10ms\" to \"1d\"",
               "Longest wait while the hub refuses the credentials."),
           parse_span, FIELD(uplink.retry_refused_max_usec), 10 * USEC_PER_MSEC, USEC_PER_DAY },
+        { ROW("uplink", "clock_wait", "\"2min\"", "a span from \"0\" to \"1h\"",
+              "How long the start waits for the clock to be set where it cannot be right, as on a board without a battery; \"0\" does not wait."),
+          parse_span, FIELD(uplink.clock_wait_usec), 0, USEC_PER_HOUR },
         { ROW("uplink", "token_lifetime", "\"1h\"", "a span from \"5s\" to \"365d\"",
               "How long the token of a connection is valid; it is renewed earlier, which costs one new connection."),
           parse_span, FIELD(uplink.token_lifetime_usec), 5 * USEC_PER_SEC, 365 * USEC_PER_DAY },

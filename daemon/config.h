@@ -50,6 +50,7 @@ typedef struct Config {
                 usec_t ack_timeout_usec;
                 usec_t retry_min_usec, retry_max_usec;
                 usec_t retry_cut_max_usec;     /* cap after cuts by the hub */
+                usec_t clock_wait_usec;        /* for a plausible clock at start */
                 usec_t retry_refused_max_usec; /* cap after refused credentials */
                 usec_t token_lifetime_usec;
                 char *product_info;     /* DeviceClientType; NULL: iothubd/VERSION */

@@ -18,13 +18,19 @@
 #define MSG_OUTBOX_ROOM "5ab9e0b6e8a34cd3a9a1f1d1a30a8c08"
 #define MSG_OUTBOX_DISK_ERROR "5ab9e0b6e8a34cd3a9a1f1d1a30a8c09"
 #define MSG_OUTBOX_DISK_OK "5ab9e0b6e8a34cd3a9a1f1d1a30a8c0a"
-#define MSG_OUTBOX_UNREADABLE "17696a6d5b994e878beb2b3f7d953446"
 #define MSG_OUTBOX_DAMAGE "5ab9e0b6e8a34cd3a9a1f1d1a30a8c0b"
 #define MSG_OUTBOX_EXPIRED "5ab9e0b6e8a34cd3a9a1f1d1a30a8c0c"
 #define MSG_OUTBOX_DROPPED "5ab9e0b6e8a34cd3a9a1f1d1a30a8c0d"
 #define MSG_MESSAGE_REJECTED "5ab9e0b6e8a34cd3a9a1f1d1a30a8c0e"
 #define MSG_OUTBOX_OTHER_DEVICE "5ab9e0b6e8a34cd3a9a1f1d1a30a8c0f"
 #define MSG_CLIENT_LIMIT "5ab9e0b6e8a34cd3a9a1f1d1a30a8c10"
+#define MSG_REFUSED "5ab9e0b6e8a34cd3a9a1f1d1a30a8c21"
+#define MSG_TLS_FAILED "5ab9e0b6e8a34cd3a9a1f1d1a30a8c22"
+#define MSG_CLOCK_WRONG "5ab9e0b6e8a34cd3a9a1f1d1a30a8c23"
+#define MSG_TAKEN_OVER "5ab9e0b6e8a34cd3a9a1f1d1a30a8c24"
+#define MSG_THROTTLED "5ab9e0b6e8a34cd3a9a1f1d1a30a8c25"
+#define MSG_QUOTA "5ab9e0b6e8a34cd3a9a1f1d1a30a8c26"
+#define MSG_KEY_REFUSED "5ab9e0b6e8a34cd3a9a1f1d1a30a8c27"
 
 typedef enum LogTarget {
         LOG_TARGET_AUTO, /* journal if stderr is connected to it (JOURNAL_STREAM), else stderr */

@@ -17,7 +17,6 @@
 #define FS_CHECK_USEC USEC_PER_SEC
 #define RECEIPTS_JOBS_MAX 4U
 #define ROUNDS_MAX 64           /* turns of outbox_process() before the loop gets its chance */
-#define PLAUSIBLE_MIN_USEC (UINT64_C(1767225600) * USEC_PER_SEC) /* 2026-01-01: this code is not older */
 
 static const char *const lane_names[] = { "urgent", "normal", "bulk" };
 static const char *const end_names[] = { "queued", "confirmed", "expired", "dropped", "rejected" };
@@ -56,7 +55,7 @@ usec_t outbox_now_realtime(Outbox *o) {
 }
 
 bool outbox_realtime_plausible(Outbox *o, usec_t realtime_usec) {
-        return realtime_usec >= PLAUSIBLE_MIN_USEC && realtime_usec >= o->newest_realtime_usec;
+        return realtime_usec >= TIME_OF_RELEASE_USEC && realtime_usec >= o->newest_realtime_usec;
 }
 
 void outbox_notice(Outbox *o, int priority, const char *message_id, const char *format, ...) {
@@ -420,7 +419,6 @@ static void finish(Outbox *o) {
                         o->checkpoint_calls[i].callback(-ECANCELED, 0, 0, 0, o->checkpoint_calls[i].userdata);
         outbox_write_receipts(o);
         finish_jobs(o);
-        outbox_lost_tell(o);
         tell_notices(o);
 }
 
@@ -561,7 +559,6 @@ int outbox_process(Outbox *o) {
                 note_room(o);
                 outbox_commit_submit(o);
                 tell_deliverable(o);
-                outbox_lost_tell(o);
                 tell_notices(o);
                 /* Without threads what was submitted runs in the next round. */
                 more = more || (!o->options.threaded && (o->running || outbox_worker_busy(o->background)));
@@ -952,10 +949,6 @@ static int next_again(Outbox *o, OutboxLane lane, OutboxDelivery **ret) {
         int r;
 
         r = make_delivery(o, lane, e, ret);
-        if (r == -ENOENT) {
-                outbox_lane_segment_gone(o, lane, e->segment);
-                return 0;
-        }
         if (r == -EBADMSG) {
                 uint64_t lane_seq = e->lane_seq;
                 OutboxSegment *s = e->segment;
@@ -987,10 +980,6 @@ static int next_of_lane(Outbox *o, OutboxLane lane, OutboxDelivery **ret) {
                 if (r <= 0)
                         return r;
                 r = make_delivery(o, lane, &l->peek, ret);
-                if (r == -ENOENT) {
-                        outbox_lane_segment_gone(o, lane, l->peek.segment);
-                        continue;
-                }
                 if (r == -EBADMSG) {
                         /* It was whole when it was peeked: the disk changed its mind. */
                         l->peeked = false;
@@ -1038,17 +1027,16 @@ int outbox_next(Outbox *o, OutboxDelivery **ret) {
                 int r;
 
                 if (head_expired(o, (OutboxLane) lane))
-                        continue; /* it ends when there is room for more ends */
+                        goto starve; /* it ends when there is room for more ends */
                 r = next_of_lane(o, (OutboxLane) lane, &d);
                 if (r > 0) {
                         *ret = d;
                         return 0;
                 }
-                /* While a message of this lane is being read, none of a lower lane overtakes it; where the disk does not
-                 * give it, these need not wait for that. */
-                if (r == -EAGAIN && o->lanes[lane].reader.error == 0)
+                /* While a message of this lane is being read, none of a lower lane overtakes it. */
+                if (r == -EAGAIN)
                         goto starve;
-                if (r < 0 && r != -EAGAIN)
+                if (r < 0)
                         return r;
         }
 
@@ -1186,6 +1174,7 @@ void outbox_get_stats(Outbox *o, OutboxStats *ret) {
                 .is_full = o->is_full,
                 .n_lost_records = o->totals.lost,
                 .n_dead_letters = o->n_dead_letters,
+                .newest_realtime_usec = o->newest_realtime_usec,
                 .last_seq = o->next_seq - 1,
                 .durable_seq = o->durable_seq,
                 .n_syncs = o->n_syncs,

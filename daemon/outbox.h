@@ -215,6 +215,7 @@ typedef struct OutboxStats {
         int disk_error;         /* 0 or -errno: why appends are refused */
         bool is_full;
         uint64_t n_lost_records, n_dead_letters;
+        usec_t newest_realtime_usec;    /* when the newest message was accepted, by the clock of then; 0: none was */
         uint64_t last_seq, durable_seq; /* newest accepted; everything up to and including it survives a power cut */
         uint64_t n_syncs, n_batches, bytes_written; /* since open, for benchmarks */
         uint64_t busy_since_boottime_usec; /* a disk thread has had work this long; 0: idle. For the watchdog */

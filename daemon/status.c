@@ -68,6 +68,29 @@ static int add_lanes(struct json_object *o, const OutboxStats *s) {
         return r;
 }
 
+static int add_trouble(struct json_object *o, const UplinkStatus *u) {
+        const UplinkReason *reason = uplink_reason(u->trouble);
+        struct json_object *trouble;
+        int r;
+
+        if (!reason)
+                return 0;
+        trouble = json_object_new_object();
+        r = json_add(o, "trouble", trouble);
+        if (r >= 0)
+                r = json_add_string(trouble, "class", reason->name);
+        if (r >= 0)
+                r = json_add_string(trouble, "what", reason->what);
+        if (r >= 0)
+                r = json_add_string(trouble, "remedy", reason->remedy);
+        if (r >= 0)
+                r = json_add_u64(trouble, "lastingUSec", u->trouble_usec);
+        if (r >= 0)
+                r = json_add_u64(trouble, "sinceUSec",
+                                 usec_sub(now_usec(CLOCK_REALTIME), u->trouble_usec));
+        return r < 0 ? r : json_add_u64(trouble, "tries", u->trouble_tries);
+}
+
 static int add_retry(struct json_object *o, const UplinkStatus *u) {
         struct json_object *retry = json_object_new_object();
         int r;
@@ -133,7 +156,15 @@ int status_to_json(const OutboxStats *outbox, const UplinkStatus *uplink,
         if (r >= 0)
                 r = add_lanes(o, outbox);
         if (r >= 0)
+                r = add_trouble(o, uplink);
+        if (r >= 0)
                 r = add_retry(o, uplink);
+        if (r >= 0)
+                r = json_add_string(o, "key", uplink->key);
+        if (r >= 0 && uplink->key)
+                r = json_add_bool(o, "otherKeyRefused", uplink->other_key_refused);
+        if (r >= 0)
+                r = json_add_u64(o, "sendWindow", uplink->window);
         if (r >= 0)
                 r = add_outbox(o, outbox);
         if (r >= 0)
@@ -144,23 +175,47 @@ int status_to_json(const OutboxStats *outbox, const UplinkStatus *uplink,
         return 0;
 }
 
-static void format_state(const UplinkStatus *u, char *buf, size_t size) {
-        char span[FORMAT_TIMESPAN_MAX];
+/* "; refused for 5min 2s (12 tries): REMEDY; next try in 3s", as far as there is something to say. */
+static void format_trouble(const UplinkStatus *u, char *buf, size_t size) {
+        const UplinkReason *reason = uplink_reason(u->trouble);
+        char span[FORMAT_TIMESPAN_MAX], next[FORMAT_TIMESPAN_MAX] = "";
 
+        if (u->next_try_in_usec != USEC_INFINITY && u->state == UPLINK_STATE_BACKOFF)
+                format_timespan(next, sizeof(next), u->next_try_in_usec);
+        (void) snprintf(buf, size, "%s%s", *next ? "next try in " : "", next);
+        if (reason)
+                (void) snprintf(buf, size, "%s for %s (%u tries): %s%s%s", reason->name,
+                                format_timespan(span, sizeof(span),
+                                                u->trouble_usec / USEC_PER_SEC * USEC_PER_SEC),
+                                u->trouble_tries, reason->remedy, *next ? "; next try in " : "",
+                                next);
+}
+
+static void format_state(const UplinkStatus *u, char *buf, size_t size) {
+        char span[FORMAT_TIMESPAN_MAX], trouble[512];
+
+        format_trouble(u, trouble, sizeof(trouble));
         if (u->hold)
                 (void) snprintf(buf, size, "Not sending: %s", u->hold);
         else if (u->connected)
-                (void) snprintf(buf, size, "Connected to %s as %s%s%s", strempty(u->hub),
-                                strempty(u->device), u->module ? "/" : "", strempty(u->module));
-        else if (u->state == UPLINK_STATE_BACKOFF && u->last_error)
-                (void) snprintf(buf, size, "Not connected (%s), next try in %s", u->last_error,
+                (void) snprintf(buf, size, "Connected to %s as %s%s%s%s%s%s%s", strempty(u->hub),
+                                strempty(u->device), u->module ? "/" : "", strempty(u->module),
+                                u->key && u->other_key_refused ? ", with the " : "",
+                                u->key && u->other_key_refused ? u->key : "",
+                                u->key && u->other_key_refused ? " key, the other is refused" : "",
+                                u->trouble != UPLINK_ERROR_NONE ? ", not proven yet" : "");
+        else if (u->state == UPLINK_STATE_CLOCK)
+                (void) snprintf(buf, size, "Waiting for the clock to be set, at most %s more",
                                 format_timespan(span, sizeof(span), u->next_try_in_usec));
+        else if (u->state == UPLINK_STATE_BACKOFF && u->last_error)
+                (void) snprintf(buf, size, "Not connected (%s), %s", u->last_error, trouble);
         else
-                (void) snprintf(buf, size, "Not connected (%s)", uplink_state_to_string(u->state));
+                (void) snprintf(buf, size, "Not connected (%s)%s%s",
+                                uplink_state_to_string(u->state), *trouble ? ", " : "", trouble);
 }
 
 void status_to_line(const OutboxStats *outbox, const UplinkStatus *uplink, char *buf, size_t size) {
-        char state[512];
+        char state[960];
 
         format_state(uplink, state, sizeof(state));
         (void) snprintf(buf, size, "%s, %" PRIu64 " queued%s", state, outbox->queued,

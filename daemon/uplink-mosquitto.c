@@ -245,21 +245,12 @@ static int wait_socket(UplinkMosquitto *m, int fd, short events, usec_t deadline
         }
 }
 
-static const char *connack_remedy(int code, UplinkErrorClass *ret_class) {
-        *ret_class = UPLINK_ERROR_REFUSED;
+static UplinkErrorClass connack_class(int code, const char **ret_text) {
         switch (code) {
-        case 1:
-                return "it does not speak MQTT 3.1.1; check host name and port";
-        case 2:
-                return "it does not accept the client id; check DeviceId and ModuleId in the "
-                       "connection string";
-        case 3:
-                *ret_class = UPLINK_ERROR_UNAVAILABLE;
-                return "it is not available now";
-        default:
-                return "check in this order: that this machine's clock is right (time "
-                       "synchronisation), that the device exists and is enabled, that the key is "
-                       "the registry's, the host name, the hub's IP filter";
+        case 1: *ret_text = "it does not speak MQTT 3.1.1"; return UPLINK_ERROR_REFUSED;
+        case 2: *ret_text = "it does not accept the client id"; return UPLINK_ERROR_REFUSED;
+        case 3: *ret_text = "it is not available now"; return UPLINK_ERROR_UNAVAILABLE;
+        default: *ret_text = "not authorized"; return UPLINK_ERROR_REFUSED;
         }
 }
 
@@ -363,8 +354,7 @@ static int connect_address(UplinkMosquitto *m, const char *address, usec_t deadl
 
 failed:
         (void) end(m, error == ETIMEDOUT ? UPLINK_ERROR_TIMEOUT : UPLINK_ERROR_NETWORK,
-                   "Cannot connect to %s (%s, port %u): %s; check the network and that a firewall "
-                   "lets this port out",
+                   "Cannot connect to %s (%s, port %u): %s",
                    m->host, address, m->port, error != 0 ? strerror(error) : mosquitto_strerror(r));
         return 0;
 }
@@ -397,9 +387,8 @@ static int shake_hands(UplinkMosquitto *m, usec_t deadline_usec) {
                         return r;
                 if (r == 0) {
                         (void) end(m, UPLINK_ERROR_TIMEOUT,
-                                   "%s (%s) accepted the connection but did not answer TLS; check "
-                                   "that port %u is the hub's MQTT port and no firewall is in "
-                                   "between",
+                                   "%s (%s, port %u) accepted the connection but did not answer "
+                                   "TLS",
                                    m->host, m->address, m->port);
                         return 0;
                 }
@@ -414,12 +403,12 @@ static int shake_hands(UplinkMosquitto *m, usec_t deadline_usec) {
 }
 
 static int refused(UplinkMosquitto *m) {
-        UplinkErrorClass class;
-        const char *remedy = connack_remedy(m->connack, &class);
+        const char *text;
+        UplinkErrorClass class = connack_class(m->connack, &text);
 
         m->end_connack = m->connack;
-        return end(m, class, "%s refused the connection (MQTT return code %d): %s", m->host,
-                   m->connack, remedy);
+        return end(m, class, "%s refused the connection: %s (MQTT return code %d)", m->host, text,
+                   m->connack);
 }
 
 /* Sends CONNECT and waits for CONNACK. 1, or -ECANCELED. */
@@ -443,9 +432,8 @@ static int introduce(UplinkMosquitto *m, usec_t deadline_usec) {
                         return r;
                 if (r == 0)
                         return end(m, UPLINK_ERROR_TIMEOUT,
-                                   "%s did not answer the MQTT connect; check that port %u is the "
-                                   "hub's MQTT port",
-                                   m->host, m->port);
+                                   "%s (port %u) did not answer the MQTT connect", m->host,
+                                   m->port);
                 if (mosquitto_loop_read(m->mosq, 1) != MOSQ_ERR_SUCCESS)
                         break;
         }
@@ -455,9 +443,7 @@ static int introduce(UplinkMosquitto *m, usec_t deadline_usec) {
         if (m->connack != CONNACK_NONE)
                 return refused(m);
         return end(m, UPLINK_ERROR_CUT,
-                   "%s closed the connection without an answer to the MQTT connect; the hub may be "
-                   "throttling connects, or the user name is not to its liking",
-                   m->host);
+                   "%s closed the connection without an answer to the MQTT connect", m->host);
 }
 
 /* 1 when connected, 0 when another address may do better, -ECANCELED when the attempt is over. */
@@ -527,11 +513,8 @@ static int resolve_and_connect(UplinkMosquitto *m) {
                 return -ECANCELED;
         }
         if (r != 0)
-                return end(
-                        m, UPLINK_ERROR_DNS,
-                        "Cannot find the address of %s: %s; check the network, the name server and "
-                        "HostName in the connection string",
-                        m->host, r == EAI_SYSTEM ? strerror(saved) : gai_strerror(r));
+                return end(m, UPLINK_ERROR_DNS, "Cannot find the address of %s: %s", m->host,
+                           r == EAI_SYSTEM ? strerror(saved) : gai_strerror(r));
         r = try_addresses(m, list);
         freeaddrinfo(list);
         return r;
@@ -548,8 +531,7 @@ static int library_failed(UplinkMosquitto *m, int r, int error, int socket_error
                 return end(m, UPLINK_ERROR_LOCAL, "The connection was given up: out of memory");
         if (r == MOSQ_ERR_KEEPALIVE || socket_error == ETIMEDOUT)
                 return end(m, UPLINK_ERROR_TIMEOUT,
-                           "%s stopped answering after %s; the link is dead or very slow", m->host,
-                           span);
+                           "%s stopped answering after %s", m->host, span);
         if (socket_error == ENETDOWN || socket_error == ENETUNREACH || socket_error == EHOSTUNREACH)
                 return end(m, UPLINK_ERROR_NETWORK, "The network failed after %s: %s", span,
                            strerror(e));
@@ -1026,14 +1008,9 @@ void uplink_mosquitto_phase(UplinkMosquitto *m, char *buf, size_t size,
         lock(m);
         *ret_class = m->phase == PHASE_RESOLVING ? UPLINK_ERROR_DNS : UPLINK_ERROR_TIMEOUT;
         if (m->phase == PHASE_RESOLVING)
-                (void) snprintf(buf, size,
-                                "No name server answered for %s in time; check the network and the "
-                                "name server",
-                                m->host);
+                (void) snprintf(buf, size, "No name server answered for %s in time", m->host);
         else
-                (void) snprintf(buf, size,
-                                "%s (%s, port %u) did not answer in time; check the network and "
-                                "that a firewall lets this port out",
-                                m->host, m->address, m->port);
+                (void) snprintf(buf, size, "%s (%s, port %u) did not answer in time", m->host,
+                                m->address, m->port);
         unlock(m);
 }

@@ -14,7 +14,7 @@
 #include "lib/macro.h"
 #include "lib/time-util.h"
 #include "daemon/outbox.h"
-#include "daemon/uplink-state.h"
+#include "daemon/uplink-reason.h"
 
 typedef struct UplinkMosquitto UplinkMosquitto;
 
@@ -38,7 +38,7 @@ typedef struct UplinkMosquittoOptions {
 typedef struct UplinkMosquittoEnd {
         UplinkErrorClass class; /* UPLINK_ERROR_NONE after uplink_mosquitto_disconnect() */
         int connack;            /* return code of a CONNACK that refused, else 0 */
-        const char *text;       /* a sentence with the remedy; borrowed */
+        const char *text;       /* a sentence; borrowed */
 } UplinkMosquittoEnd;
 
 /* Called from inside uplink_mosquitto_process(). on_ended is the last call of all and may free the

@@ -7,27 +7,10 @@ const char *uplink_state_to_string(UplinkState s) {
                 [UPLINK_STATE_STOPPED] = "stopped",     [UPLINK_STATE_HOLDING] = "holding",
                 [UPLINK_STATE_RESOLVING] = "resolving", [UPLINK_STATE_CONNECTING] = "connecting",
                 [UPLINK_STATE_CONNECTED] = "connected", [UPLINK_STATE_DRAINING] = "draining",
-                [UPLINK_STATE_BACKOFF] = "backoff",
+                [UPLINK_STATE_BACKOFF] = "backoff",     [UPLINK_STATE_CLOCK] = "waiting-for-clock",
         };
 
         return s >= 0 && s < _UPLINK_STATE_MAX ? names[s] : NULL;
-}
-
-const char *uplink_error_class_to_string(UplinkErrorClass c) {
-        static const char *const names[_UPLINK_ERROR_MAX] = {
-                [UPLINK_ERROR_DNS] = "dns",
-                [UPLINK_ERROR_NETWORK] = "network",
-                [UPLINK_ERROR_TIMEOUT] = "timeout",
-                [UPLINK_ERROR_TLS] = "tls",
-                [UPLINK_ERROR_CLOCK] = "clock",
-                [UPLINK_ERROR_REFUSED] = "refused",
-                [UPLINK_ERROR_UNAVAILABLE] = "unavailable",
-                [UPLINK_ERROR_CUT] = "cut",
-                [UPLINK_ERROR_QUOTA] = "quota",
-                [UPLINK_ERROR_LOCAL] = "local",
-        };
-
-        return c >= 0 && c < _UPLINK_ERROR_MAX ? names[c] : NULL;
 }
 
 void uplink_machine_init(UplinkMachine *m, usec_t now_usec) {
@@ -38,6 +21,7 @@ void uplink_machine_init(UplinkMachine *m, usec_t now_usec) {
                 .renew_usec = USEC_INFINITY,
                 .ack_usec = USEC_INFINITY,
                 .stop_usec = USEC_INFINITY,
+                .n_keys = 1,
         };
 }
 
@@ -64,7 +48,7 @@ usec_t uplink_machine_deadline(const UplinkMachine *m) {
                 t = MIN(t, m->ack_usec);
         if (m->state == UPLINK_STATE_CONNECTED) {
                 t = MIN(t, m->renew_usec);
-                if (!m->proven)
+                if (!m->lived)
                         t = MIN(t, m->since_usec + UPLINK_QUIET_USEC);
         }
         return t;
@@ -79,7 +63,7 @@ static void enter(UplinkMachine *m, UplinkState state, usec_t now, usec_t deadli
 static unsigned forget_connection(UplinkMachine *m) {
         m->renew_usec = m->ack_usec = USEC_INFINITY;
         m->n_in_flight = 0;
-        m->goodbye = m->was_connected = m->proven = false;
+        m->goodbye = m->was_connected = m->proven = m->lived = false;
         return 0;
 }
 
@@ -103,47 +87,86 @@ static void prove(UplinkMachine *m) {
         m->attempt = m->n_failed = m->n_cuts_early = m->n_cuts_late = m->n_refused = 0;
 }
 
-static BackoffKind choose_backoff(UplinkMachine *m, UplinkErrorClass class, bool proven,
-                                  unsigned *ret_attempt) {
-        *ret_attempt = m->n_failed;
-        if (proven && m->n_short > UPLINK_SHORT_MAX) {
-                *ret_attempt = MIN(m->n_short - UPLINK_SHORT_MAX - 1, UPLINK_SHORT_ATTEMPT_MAX);
-                return BACKOFF_FAILED;
-        }
-        if (proven)
-                return BACKOFF_LIVED;
-        if (class == UPLINK_ERROR_REFUSED) {
-                *ret_attempt = m->n_refused++;
-                return BACKOFF_REFUSED;
-        }
-        if (class == UPLINK_ERROR_QUOTA || class == UPLINK_ERROR_CUT) {
-                unsigned *n = m->was_connected ? &m->n_cuts_late : &m->n_cuts_early;
-                unsigned free_ones = m->was_connected ? UPLINK_CUTS_LATE : UPLINK_CUTS_EARLY;
+unsigned uplink_machine_n_short(const UplinkMachine *m, UplinkErrorClass class, usec_t now_usec) {
+        bool is_short = class == UPLINK_ERROR_CUT &&
+                        now_usec - m->connected_usec < UPLINK_SHORT_USEC;
 
-                (*n)++;
-                if (*n > free_ones) {
-                        *ret_attempt = *n - free_ones - 1;
-                        return BACKOFF_CUT;
-                }
-        }
-        return BACKOFF_FAILED;
+        if (!m->was_connected)
+                return m->n_short;
+        return is_short ? m->n_short + 1 : 0;
 }
 
-static unsigned fail(UplinkMachine *m, const UplinkTimes *t, UplinkErrorClass class, usec_t now,
-                     uint64_t random) {
+unsigned uplink_machine_n_cuts_early(const UplinkMachine *m, UplinkErrorClass class) {
+        return m->n_cuts_early + (class == UPLINK_ERROR_CUT && !m->was_connected);
+}
+
+/* The hub cut. Classes that are more than that come from uplink-diagnosis.h. */
+static bool is_cut(UplinkErrorClass class) {
+        return class == UPLINK_ERROR_CUT || class == UPLINK_ERROR_TAKEN_OVER ||
+               class == UPLINK_ERROR_THROTTLED || class == UPLINK_ERROR_QUOTA;
+}
+
+/* The hub confirms late and cuts in waves: a PUBACK in between proves nothing. */
+static bool is_throttled(const UplinkMachine *m, UplinkErrorClass class) {
+        return class == UPLINK_ERROR_THROTTLED && m->was_connected;
+}
+
+static BackoffKind choose_backoff_cut(UplinkMachine *m, unsigned *ret_attempt) {
+        unsigned *n = m->was_connected ? &m->n_cuts_late : &m->n_cuts_early;
+        unsigned free_ones = m->was_connected ? UPLINK_CUTS_LATE : UPLINK_CUTS_EARLY;
+
+        (*n)++;
+        *ret_attempt = *n > free_ones ? *n - free_ones - 1 : m->n_failed;
+        return *n > free_ones ? BACKOFF_CUT : BACKOFF_FAILED;
+}
+
+static BackoffKind choose_backoff(UplinkMachine *m, UplinkErrorClass class,
+                                  unsigned *ret_attempt) {
+        *ret_attempt = m->n_failed;
+        if (is_throttled(m, class)) {
+                *ret_attempt = m->n_throttled++;
+                return BACKOFF_CUT;
+        }
+        if (m->proven && is_cut(class) && m->n_short > UPLINK_SHORT_MAX) {
+                *ret_attempt = m->n_short - UPLINK_SHORT_MAX - 1;
+                return BACKOFF_TAKEN_OVER;
+        }
+        if (m->proven)
+                return BACKOFF_LIVED;
+        if (is_cut(class))
+                return choose_backoff_cut(m, ret_attempt);
+        if (uplink_reason(class) && uplink_reason(class)->law == BACKOFF_REFUSED)
+                *ret_attempt = m->n_refused++;
+        return uplink_reason(class) ? uplink_reason(class)->law : BACKOFF_FAILED;
+}
+
+/* The hub refused this key: the other is next. Returns whether it was not refused yet, so that it
+ * is worth a quick try. */
+static bool change_key(UplinkMachine *m) {
+        m->refused_keys |= 1U << m->key;
+        m->key = (m->key + 1) % m->n_keys;
+        return !(m->refused_keys & 1U << m->key);
+}
+
+static void forget_refusals(UplinkMachine *m) {
+        m->n_refused = m->refused_keys = 0;
+}
+
+static unsigned fail(UplinkMachine *m, const UplinkTimes *t, UplinkErrorClass class, bool refused,
+                     usec_t now, uint64_t random) {
         unsigned attempt;
         BackoffKind kind;
 
         m->last_class = class;
         if (is_stopping(m))
                 return stop_now(m, now);
-        if (m->was_connected) {
-                usec_t lived = now - m->connected_usec;
-                bool is_short = class == UPLINK_ERROR_CUT && lived < UPLINK_SHORT_USEC;
-
-                m->n_short = is_short ? m->n_short + 1 : 0;
-        }
-        kind = choose_backoff(m, class, m->proven, &attempt);
+        /* What a cut means was found out by now; that it was short counts whatever it means. */
+        m->n_short = uplink_machine_n_short(m, is_cut(class) ? UPLINK_ERROR_CUT : class, now);
+        if (refused && change_key(m)) {
+                kind = BACKOFF_FAILED;
+                attempt = 0;
+        } else
+                kind = choose_backoff(m, class, &attempt);
         m->attempt++;
         m->n_failed++;
         forget_connection(m);
@@ -173,6 +196,7 @@ static unsigned after_goodbye(UplinkMachine *m, const UplinkTimes *t, usec_t now
 static unsigned on_connected(UplinkMachine *m, usec_t token_life, usec_t now, uint64_t random) {
         m->was_connected = true;
         m->connected_usec = now;
+        m->refused_keys &= ~(1U << m->key);
         enter(m, UPLINK_STATE_CONNECTED, now, USEC_INFINITY);
         if (token_life != USEC_INFINITY) {
                 usec_t percent = token_life / 100;
@@ -203,6 +227,22 @@ static void on_sent(UplinkMachine *m, const UplinkTimes *t, uint64_t n, usec_t n
         if (m->n_in_flight == 0 && n > 0)
                 m->ack_usec = usec_add(now, t->ack_timeout_usec);
         m->n_in_flight += n;
+        m->sent_usec = now;
+}
+
+/* What the hub itself said it says on every link. */
+static bool depends_on_link(UplinkErrorClass class) {
+        switch (class) {
+        case UPLINK_ERROR_CLOCK:
+        case UPLINK_ERROR_CREDENTIALS:
+        case UPLINK_ERROR_CERTIFICATE:
+        case UPLINK_ERROR_REFUSED:
+        case UPLINK_ERROR_UNAVAILABLE:
+        case UPLINK_ERROR_TAKEN_OVER:
+        case UPLINK_ERROR_THROTTLED:
+        case UPLINK_ERROR_QUOTA: return false;
+        default: return true;
+        }
 }
 
 static unsigned on_link_up(UplinkMachine *m, const UplinkTimes *t, usec_t now, uint64_t random) {
@@ -217,23 +257,22 @@ static unsigned on_link_up(UplinkMachine *m, const UplinkTimes *t, usec_t now, u
                 m->by_link_up = true;
                 return actions;
         }
-        /* What the hub itself said it says on every link. */
-        if (m->state != UPLINK_STATE_BACKOFF || m->last_class == UPLINK_ERROR_REFUSED ||
-            m->last_class == UPLINK_ERROR_UNAVAILABLE || m->last_class == UPLINK_ERROR_QUOTA)
+        if (m->state != UPLINK_STATE_BACKOFF || !depends_on_link(m->last_class))
                 return 0;
         /* Not at once: name servers and further addresses follow a moment later, and a link that
          * flaps must not make us spin. For the same reason the next waits are short again. */
         m->n_failed = 0;
-        soon = usec_add(now, backoff_delay_usec(BACKOFF_FAILED, 0, &t->backoff, random));
+        soon = usec_add(now, backoff_delay_usec(BACKOFF_WAKE, 0, &t->backoff, random));
         m->deadline_usec = MIN(m->deadline_usec, soon);
         return 0;
 }
 
 /* A token is wrong now, or may be right now. */
 static unsigned on_identity(UplinkMachine *m, const UplinkTimes *t, usec_t now) {
-        m->n_refused = 0;
+        forget_refusals(m);
         switch (m->state) {
         case UPLINK_STATE_HOLDING:
+        case UPLINK_STATE_CLOCK:
         case UPLINK_STATE_BACKOFF: return connect_now(m, t, now);
         case UPLINK_STATE_RESOLVING:
         case UPLINK_STATE_CONNECTING: return UPLINK_ACTION_ABANDON | connect_now(m, t, now);
@@ -242,31 +281,57 @@ static unsigned on_identity(UplinkMachine *m, const UplinkTimes *t, usec_t now) 
         }
 }
 
-static unsigned on_clock_stepped(UplinkMachine *m, const UplinkTimes *t, usec_t now) {
-        bool by_clock = m->last_class == UPLINK_ERROR_REFUSED ||
-                        m->last_class == UPLINK_ERROR_CLOCK || m->last_class == UPLINK_ERROR_TLS;
+static bool depends_on_clock(UplinkErrorClass class) {
+        switch (class) {
+        case UPLINK_ERROR_TLS:
+        case UPLINK_ERROR_TLS_ISSUER:
+        case UPLINK_ERROR_TLS_EXPIRED:
+        case UPLINK_ERROR_CLOCK:
+        case UPLINK_ERROR_CERTIFICATE:
+        case UPLINK_ERROR_REFUSED: return true;
+        default: return false;
+        }
+}
 
-        if (m->state == UPLINK_STATE_BACKOFF && !by_clock)
+static unsigned on_clock_stepped(UplinkMachine *m, const UplinkTimes *t, bool wrong, usec_t now) {
+        if (m->state == UPLINK_STATE_HOLDING || (m->state == UPLINK_STATE_CLOCK && wrong) ||
+            (m->state == UPLINK_STATE_BACKOFF && !depends_on_clock(m->last_class)))
                 return 0;
-        return m->state == UPLINK_STATE_HOLDING ? 0 : on_identity(m, t, now);
+        return on_identity(m, t, now);
+}
+
+/* A token made by a clock that is decades off costs a refusal and a slow retry; boards without a
+ * battery get the time from the network a moment after the link. */
+static unsigned on_start(UplinkMachine *m, const UplinkTimes *t, const UplinkEvent *e, usec_t now) {
+        if (m->state != UPLINK_STATE_STOPPED || is_stopping(m))
+                return 0;
+        if (e->span_usec > 0)
+                enter(m, UPLINK_STATE_CLOCK, now, usec_add(now, MIN(e->span_usec, USEC_PER_DAY)));
+        else if (e->delay_usec > 0)
+                enter(m, UPLINK_STATE_BACKOFF, now, usec_add(now, MIN(e->delay_usec, USEC_PER_DAY)));
+        else
+                return connect_now(m, t, now);
+        return 0;
 }
 
 static unsigned on_timer_draining(UplinkMachine *m, const UplinkTimes *t, usec_t now,
                                   uint64_t random) {
         if (now < m->deadline_usec)
-                return UPLINK_ACTION_ABANDON | fail(m, t, UPLINK_ERROR_TIMEOUT, now, random);
+                return UPLINK_ACTION_ABANDON | fail(m, t, UPLINK_ERROR_TIMEOUT, false, now, random);
         return m->goodbye ? UPLINK_ACTION_ABANDON | after_goodbye(m, t, now) : say_goodbye(m, now);
 }
 
 static unsigned on_timer_connected(UplinkMachine *m, const UplinkTimes *t, usec_t now,
                                    uint64_t random) {
         if (now >= m->ack_usec)
-                return UPLINK_ACTION_ABANDON | fail(m, t, UPLINK_ERROR_TIMEOUT, now, random);
+                return UPLINK_ACTION_ABANDON | fail(m, t, UPLINK_ERROR_TIMEOUT, false, now, random);
         if (now >= m->deadline_usec) /* the stop's last part begins */
                 return drain(m, now, m->stop_usec);
         if (now >= m->renew_usec)
                 return drain(m, now, usec_add(now, UPLINK_DRAIN_USEC));
         prove(m); /* a quiet minute: nothing else is left that was due */
+        m->lived = true;
+        m->n_short = m->n_throttled = 0;
         return 0;
 }
 
@@ -278,13 +343,14 @@ static unsigned on_timer(UplinkMachine *m, const UplinkTimes *t, usec_t now, uin
 
         switch (m->state) {
         case UPLINK_STATE_HOLDING:
+        case UPLINK_STATE_CLOCK:
         case UPLINK_STATE_BACKOFF:
                 return connect_now(m, t, now);
         case UPLINK_STATE_RESOLVING:
         case UPLINK_STATE_CONNECTING:
                 class = m->state == UPLINK_STATE_RESOLVING ? UPLINK_ERROR_DNS
                                                            : UPLINK_ERROR_TIMEOUT;
-                return UPLINK_ACTION_ABANDON | fail(m, t, class, now, random);
+                return UPLINK_ACTION_ABANDON | fail(m, t, class, false, now, random);
         case UPLINK_STATE_CONNECTED:
                 return on_timer_connected(m, t, now, random);
         case UPLINK_STATE_DRAINING:
@@ -313,30 +379,32 @@ static unsigned on_stop(UplinkMachine *m, usec_t span, usec_t now) {
         }
 }
 
-static unsigned on_ended(UplinkMachine *m, const UplinkTimes *t, UplinkErrorClass class, usec_t now,
+static unsigned on_ended(UplinkMachine *m, const UplinkTimes *t, const UplinkEvent *e, usec_t now,
                          uint64_t random) {
         if (!is_trying(m) && !is_up(m))
                 return 0;
         if (m->goodbye)
                 return after_goodbye(m, t, now);
-        return fail(m, t, class, now, random);
+        return fail(m, t, e->class, e->refused, now, random);
 }
 
 static unsigned on_event(UplinkMachine *m, const UplinkTimes *t, const UplinkEvent *e, usec_t now,
                          uint64_t random) {
         switch (e->type) {
         case UPLINK_EVENT_START:
-                return m->state == UPLINK_STATE_STOPPED && !is_stopping(m) ? connect_now(m, t, now)
-                                                                           : 0;
+                return on_start(m, t, e, now);
         case UPLINK_EVENT_HOLD:
                 if (is_stopping(m))
                         return stop_now(m, now);
                 forget_connection(m);
                 enter(m, UPLINK_STATE_HOLDING, now, usec_add(now, UPLINK_HOLD_USEC));
                 return UPLINK_ACTION_ABANDON;
-        case UPLINK_EVENT_CREDENTIALS: return is_stopping(m) ? 0 : on_identity(m, t, now);
+        case UPLINK_EVENT_CREDENTIALS:
+                m->key = 0;
+                return is_stopping(m) ? 0 : on_identity(m, t, now);
         case UPLINK_EVENT_LINK_UP: return is_stopping(m) ? 0 : on_link_up(m, t, now, random);
-        case UPLINK_EVENT_CLOCK_STEPPED: return is_stopping(m) ? 0 : on_clock_stepped(m, t, now);
+        case UPLINK_EVENT_CLOCK_STEPPED:
+                return is_stopping(m) ? 0 : on_clock_stepped(m, t, e->clock_wrong, now);
         case UPLINK_EVENT_RESOLVED:
                 if (m->state == UPLINK_STATE_RESOLVING) /* the timeout goes on */
                         m->state = UPLINK_STATE_CONNECTING;
@@ -351,7 +419,7 @@ static unsigned on_event(UplinkMachine *m, const UplinkTimes *t, const UplinkEve
                 return is_stopping(m) && m->state == UPLINK_STATE_CONNECTED && m->n_in_flight == 0
                                ? say_goodbye(m, now)
                                : 0;
-        case UPLINK_EVENT_ENDED: return on_ended(m, t, e->class, now, random);
+        case UPLINK_EVENT_ENDED: return on_ended(m, t, e, now, random);
         case UPLINK_EVENT_TIMER: return on_timer(m, t, now, random);
         case UPLINK_EVENT_STOP: return on_stop(m, e->span_usec, now);
         }
@@ -363,5 +431,6 @@ UplinkDecision uplink_decide(const UplinkMachine *m, const UplinkTimes *times,
         UplinkDecision d = { .machine = *m };
 
         d.actions = on_event(&d.machine, times, event, now_usec, random);
+        d.failed = d.machine.attempt > m->attempt;
         return d;
 }

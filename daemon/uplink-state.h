@@ -10,10 +10,12 @@
 #include "lib/macro.h"
 #include "lib/time-util.h"
 #include "daemon/backoff.h"
+#include "daemon/uplink-reason.h"
 
 typedef enum UplinkState {
         UPLINK_STATE_STOPPED,
         UPLINK_STATE_HOLDING, /* no usable credentials, or the outbox is for another device */
+        UPLINK_STATE_CLOCK,   /* at start: waits for a plausible wall clock, for a bounded time */
         UPLINK_STATE_RESOLVING,
         UPLINK_STATE_CONNECTING,
         UPLINK_STATE_CONNECTED,
@@ -25,25 +27,6 @@ typedef enum UplinkState {
 } UplinkState;
 
 const char *uplink_state_to_string(UplinkState s);
-
-typedef enum UplinkErrorClass {
-        UPLINK_ERROR_NONE,
-        UPLINK_ERROR_DNS,
-        UPLINK_ERROR_NETWORK,     /* port closed, no route, reset while TLS was set up */
-        UPLINK_ERROR_TIMEOUT,     /* silence */
-        UPLINK_ERROR_TLS,         /* the certificate, or the handshake */
-        UPLINK_ERROR_CLOCK,       /* the certificate is not valid yet: our clock is behind */
-        UPLINK_ERROR_REFUSED,     /* CONNACK 1, 2, 4, 5: a person has to find the cause */
-        UPLINK_ERROR_UNAVAILABLE, /* CONNACK 3 */
-        UPLINK_ERROR_CUT,         /* the hub closed the connection */
-        UPLINK_ERROR_QUOTA,       /* it does so at the first publish, whatever the message */
-        UPLINK_ERROR_LOCAL,       /* this machine: no memory, no thread, unreadable CA file */
-        _UPLINK_ERROR_MAX,
-        _UPLINK_ERROR_INVALID = -EINVAL,
-} UplinkErrorClass;
-
-/* "dns", "network", ...; NULL for none. */
-const char *uplink_error_class_to_string(UplinkErrorClass c);
 
 /* Longest waits for PUBACKs before a renewal (reference: "Token renewal") and for DISCONNECT to
  * leave. */
@@ -60,8 +43,8 @@ const char *uplink_error_class_to_string(UplinkErrorClass c);
 #define UPLINK_RENEW_PERCENT 80U
 #define UPLINK_RENEW_JITTER_PERCENT 5U
 
-/* Cuts before CONNACK, and after it, that count as ordinary failures; from then on the hub is taken
- * to be overloaded or over quota, and the long delays for that apply. */
+/* Cuts before CONNACK, and after it without a PUBACK, that count as ordinary failures; from then on
+ * the hub is taken to be overloaded or over quota, and the long delays for that apply. */
 #define UPLINK_CUTS_EARLY 2U
 #define UPLINK_CUTS_LATE 6U
 
@@ -71,7 +54,6 @@ const char *uplink_error_class_to_string(UplinkErrorClass c);
  * short enough for a link that is merely poor. */
 #define UPLINK_SHORT_USEC (30 * USEC_PER_SEC)
 #define UPLINK_SHORT_MAX 3U
-#define UPLINK_SHORT_ATTEMPT_MAX 4U
 
 typedef struct UplinkTimes {
         usec_t connect_timeout_usec; /* for everything from the name to CONNACK */
@@ -80,12 +62,14 @@ typedef struct UplinkTimes {
 } UplinkTimes;
 
 typedef enum UplinkEventType {
-        UPLINK_EVENT_START,
+        UPLINK_EVENT_START, /* span_usec: how long to wait for the clock, 0: it is plausible.
+                               delay_usec: how long to wait else, left over from an earlier run */
         UPLINK_EVENT_HOLD, /* the connect that was asked for cannot be tried: credentials, other
                               device */
-        UPLINK_EVENT_CREDENTIALS,   /* they changed */
+        UPLINK_EVENT_CREDENTIALS,   /* they changed, or a person asked to try now */
         UPLINK_EVENT_LINK_UP,       /* a route or address appeared */
-        UPLINK_EVENT_CLOCK_STEPPED, /* the wall clock jumped: tokens made before it may be wrong */
+        UPLINK_EVENT_CLOCK_STEPPED, /* the wall clock jumped: tokens made before it may be wrong.
+                                       clock_wrong: it still cannot be right */
         UPLINK_EVENT_RESOLVED,
         UPLINK_EVENT_CONNECTED, /* CONNACK 0. span_usec: life of the token, USEC_INFINITY: it cannot
                                    be renewed */
@@ -102,8 +86,10 @@ typedef enum UplinkEventType {
 typedef struct UplinkEvent {
         UplinkEventType type;
         uint64_t n;
-        usec_t span_usec;
+        usec_t span_usec, delay_usec;
         UplinkErrorClass class;
+        bool refused; /* ENDED: the hub refused the key, whatever the class names as the cause */
+        bool clock_wrong;
 } UplinkEvent;
 
 /* To be done in this order. */
@@ -122,14 +108,19 @@ typedef struct UplinkMachine {
         usec_t ack_usec;      /* a PUBACK is overdue then; USEC_INFINITY: nothing is in flight */
         usec_t stop_usec;     /* the stop is over then; USEC_INFINITY: none was asked for */
         uint64_t n_in_flight;
+        usec_t sent_usec; /* messages were handed over last then */
         unsigned attempt;  /* tries in a row without success, which is a PUBACK or a quiet minute */
         unsigned n_failed; /* the same, since a link came up: how long to wait grows with it */
         unsigned n_cuts_early, n_cuts_late, n_refused; /* of the tries, by kind */
         unsigned n_short; /* connections in a row that the hub cut within UPLINK_SHORT_USEC */
+        unsigned n_throttled; /* cuts after late PUBACKs, until a connection lived */
+        unsigned n_keys, key; /* how many there are, and the one to be used */
+        unsigned refused_keys; /* bit mask */
         usec_t connected_usec;
         UplinkErrorClass last_class;
         bool was_connected; /* CONNACK 0 came */
         bool proven;        /* this connection had a PUBACK or lived a quiet minute */
+        bool lived;         /* it lived UPLINK_QUIET_USEC */
         bool goodbye;       /* DISCONNECT is on its way */
         bool by_link_up;    /* the attempt replaced one that a link that came up made outdated */
 } UplinkMachine;
@@ -137,12 +128,17 @@ typedef struct UplinkMachine {
 typedef struct UplinkDecision {
         UplinkMachine machine;
         unsigned actions;
+        bool failed; /* a try or connection failed with it; machine.last_class says why */
 } UplinkDecision;
 
 void uplink_machine_init(UplinkMachine *m, usec_t now_usec);
 
 UplinkDecision uplink_decide(const UplinkMachine *m, const UplinkTimes *times,
                              const UplinkEvent *event, usec_t now_usec, uint64_t random);
+
+/* Of the connection or attempt that the hub now cuts, as they will be once that is decided. */
+unsigned uplink_machine_n_short(const UplinkMachine *m, UplinkErrorClass class, usec_t now_usec);
+unsigned uplink_machine_n_cuts_early(const UplinkMachine *m, UplinkErrorClass class);
 
 /* When UPLINK_EVENT_TIMER is due; USEC_INFINITY: never. Always finite unless connected and idle, or
  * stopped. */

@@ -22,20 +22,32 @@ size_t uplink_suspects_n_aside(const UplinkSuspects *s) {
         size_t n = 0;
 
         for (size_t i = 0; i < s->n_items; i++)
-                n += !s->items[i].on_trial;
+                n += s->items[i].place == UPLINK_SUSPECT_ASIDE;
         return n;
+}
+
+bool uplink_suspects_one_by_one(const UplinkSuspects *s) {
+        return s->n_items > 0;
+}
+
+bool uplink_suspects_has(const UplinkSuspects *s, uint64_t seq) {
+        size_t i;
+
+        return find(s, seq, &i) || (s->blamed_seq == seq && s->n_blamed >= 2);
 }
 
 /* The one set aside last comes back first: each goes to the front of its lane, so the oldest ends
  * up foremost. */
-static void bring_back(UplinkSuspects *s, UplinkSuspectPlan *p) {
-        for (size_t i = s->n_items; i-- > 0;)
-                if (!s->items[i].on_trial)
+static void bring_back(UplinkSuspects *s, UplinkSuspectPlace place, UplinkSuspectPlan *p) {
+        for (size_t i = s->n_items; i-- > 0;) {
+                if (s->items[i].place == UPLINK_SUSPECT_ASIDE)
                         add_step(p, UPLINK_SUSPECT_UNSET_ASIDE, s->items[i].seq);
+                s->items[i].place = place;
+        }
 }
 
 static void end_round(UplinkSuspects *s, UplinkSuspectPlan *p) {
-        bring_back(s, p);
+        bring_back(s, UPLINK_SUSPECT_LOOSE, p);
         s->n_items = 0;
         s->n_rounds++;
         s->n_blamed = 0;
@@ -47,7 +59,28 @@ static size_t room_in_round(const UplinkSuspects *s) {
         return s->n_rounds < 4 ? (size_t) 1 << s->n_rounds : UPLINK_SUSPECTS_MAX;
 }
 
-void uplink_suspects_on_cut(UplinkSuspects *s, uint64_t first_seq, UplinkSuspectPlan *ret) {
+static void set_aside(UplinkSuspects *s, size_t i, UplinkSuspectPlan *p) {
+        s->items[i].place = UPLINK_SUSPECT_ASIDE;
+        add_step(p, UPLINK_SUSPECT_SET_ASIDE, s->items[i].seq);
+}
+
+static void on_suspect_cut(UplinkSuspects *s, size_t i, bool alone_and_soon, UplinkSuspectPlan *p) {
+        if (alone_and_soon && s->items[i].place == UPLINK_SUSPECT_ON_TRIAL)
+                s->items[i].n_trials++;
+        else if (alone_and_soon)
+                s->items[i].n_loose_cuts++;
+        if (s->items[i].n_trials >= UPLINK_SUSPECT_TRIALS ||
+            (s->items[i].n_trials >= 2 &&
+             s->items[i].n_loose_cuts >= UPLINK_SUSPECT_LOOSE_CUTS)) {
+                add_step(p, UPLINK_SUSPECT_REJECT, s->items[i].seq);
+                remove_item(s, i);
+                return;
+        }
+        set_aside(s, i, p);
+}
+
+void uplink_suspects_on_cut(UplinkSuspects *s, uint64_t first_seq, uint64_t n_in_flight,
+                            usec_t age_usec, UplinkSuspectPlan *ret) {
         size_t i, n_aside;
 
         *ret = (UplinkSuspectPlan) {};
@@ -55,9 +88,7 @@ void uplink_suspects_on_cut(UplinkSuspects *s, uint64_t first_seq, UplinkSuspect
         s->blamed_seq = first_seq;
 
         if (find(s, first_seq, &i)) {
-                add_step(ret, UPLINK_SUSPECT_REJECT,
-                         first_seq); /* on trial: one set aside is never in flight */
-                remove_item(s, i);
+                on_suspect_cut(s, i, n_in_flight == 1 && age_usec <= UPLINK_SUSPECT_SOON_USEC, ret);
                 return;
         }
 
@@ -65,9 +96,8 @@ void uplink_suspects_on_cut(UplinkSuspects *s, uint64_t first_seq, UplinkSuspect
         if (n_aside == 0 && s->n_blamed < UPLINK_SUSPECT_CUTS)
                 return;
         if (n_aside < room_in_round(s) && s->n_items < UPLINK_SUSPECTS_MAX) {
-                s->items[s->n_items].seq = first_seq;
-                s->items[s->n_items++].on_trial = false;
-                add_step(ret, UPLINK_SUSPECT_SET_ASIDE, first_seq);
+                s->items[s->n_items] = (__typeof__(s->items[0])) { .seq = first_seq };
+                set_aside(s, s->n_items++, ret);
                 return;
         }
 
@@ -75,29 +105,43 @@ void uplink_suspects_on_cut(UplinkSuspects *s, uint64_t first_seq, UplinkSuspect
 }
 
 void uplink_suspects_on_nothing_else(UplinkSuspects *s, UplinkSuspectPlan *ret) {
+        bool tried = false;
+
         *ret = (UplinkSuspectPlan) {};
-        if (uplink_suspects_n_aside(s) > 0)
+        if (uplink_suspects_n_aside(s) == 0)
+                return;
+        for (size_t i = 0; i < s->n_items; i++)
+                tried = tried || s->items[i].n_trials > 0;
+        if (!tried) {
                 end_round(s, ret);
+                return;
+        }
+        /* Others pass, or did: the trials go on when there are others again. */
+        bring_back(s, UPLINK_SUSPECT_LOOSE, ret);
+        s->unexplained = s->unexplained || s->n_blamed >= 2 * UPLINK_SUSPECT_CUTS;
 }
 
 void uplink_suspects_on_confirmed(UplinkSuspects *s, const uint64_t *seqs, size_t n_seqs,
                                   UplinkSuspectPlan *ret) {
+        bool by_chance = false;
         size_t i;
 
         *ret = (UplinkSuspectPlan) {};
         if (n_seqs == 0)
                 return;
-        s->n_rounds = s->n_blamed = 0;
+        s->n_rounds = 0;
         s->unexplained = false;
-        if (s->n_items == 0)
-                return; /* nearly always */
-
-        for (size_t k = 0; k < n_seqs; k++)
-                if (find(s, seqs[k], &i))
-                        remove_item(s, i);
-        bring_back(s, ret);
-        for (i = 0; i < s->n_items; i++)
-                s->items[i].on_trial = true;
+        if (s->n_items > 0) { /* hardly ever */
+                for (size_t k = 0; k < n_seqs; k++) {
+                        by_chance = by_chance || seqs[k] == s->blamed_seq;
+                        if (find(s, seqs[k], &i))
+                                remove_item(s, i);
+                }
+                bring_back(s, UPLINK_SUSPECT_ON_TRIAL, ret);
+                for (i = 0; by_chance && i < s->n_items; i++)
+                        s->items[i].n_trials = s->items[i].n_loose_cuts = 0;
+        }
+        s->n_blamed = 0;
 }
 
 void uplink_suspects_forget(UplinkSuspects *s, uint64_t seq) {

@@ -3,11 +3,15 @@
  * "Facts that decide the design", 2 and 3), so one cut proves nothing. Pure: what to do comes out
  * as a list for uplink.c.
  *
- * A message that was first in flight at UPLINK_SUSPECT_CUTS cuts is set aside and the next is
- * tried. If others are then confirmed it comes back for a trial, and only one more cut rejects it:
- * a quota that ended in between, or a poor link, would otherwise condemn a good message. If instead
- * the next ones are cut too, all come back in order: it is not the message. Each such round may set
- * more aside than the one before, so that several bad messages in a row are found too. */
+ * A message that was first in flight at UPLINK_SUSPECT_CUTS cuts is set aside and the next is tried.
+ * If others are then confirmed it comes back for a trial, alone in flight. It is rejected only after
+ * UPLINK_SUSPECT_TRIALS such trials that each ended in a cut soon after it was sent, with others
+ * confirmed before each: a quota that ended in between, or a poor link, would otherwise condemn a good
+ * message. Where there are no others any more two trials and UPLINK_SUSPECT_LOOSE_CUTS further cuts do;
+ * one trial does not, since a quota may end right before it. Whatever shows that the link cuts by chance (a message that was first in flight at a cut is
+ * confirmed later) makes the trials so far void. If instead the next ones are cut too, all come back in
+ * order: it is not the message. Each such round may set more aside than the one before, so that several
+ * bad messages in a row are found too. */
 #pragma once
 
 #include <stdbool.h>
@@ -15,8 +19,12 @@
 #include <stdint.h>
 
 #include "lib/macro.h"
+#include "lib/time-util.h"
 
 #define UPLINK_SUSPECT_CUTS 3U
+#define UPLINK_SUSPECT_TRIALS 4U
+#define UPLINK_SUSPECT_LOOSE_CUTS 6U
+#define UPLINK_SUSPECT_SOON_USEC (30 * USEC_PER_SEC) /* the hub cuts at once; the link may be slow */
 #define UPLINK_SUSPECTS_MAX 16U
 
 typedef enum UplinkSuspectVerb {
@@ -35,11 +43,19 @@ typedef struct UplinkSuspectPlan {
         size_t n_steps;
 } UplinkSuspectPlan;
 
+typedef enum UplinkSuspectPlace {
+        UPLINK_SUSPECT_ASIDE,
+        UPLINK_SUSPECT_ON_TRIAL, /* back in the queue, to be sent alone */
+        UPLINK_SUSPECT_LOOSE,    /* back in the queue because nothing else is there: a cut says little */
+} UplinkSuspectPlace;
+
 /* Plain data; all zero is the start. */
 typedef struct UplinkSuspects {
         struct {
                 uint64_t seq;
-                bool on_trial; /* back in the queue; else set aside */
+                UplinkSuspectPlace place;
+                unsigned n_trials;     /* that ended in a cut */
+                unsigned n_loose_cuts; /* while nothing else was there */
         } items[UPLINK_SUSPECTS_MAX];
         size_t n_items;
         unsigned n_rounds;   /* that ended without an explanation, since the last confirmation */
@@ -48,8 +64,10 @@ typedef struct UplinkSuspects {
         bool unexplained;    /* no single message explains the cuts: quota or tier */
 } UplinkSuspects;
 
-/* The hub cut the connection while first_seq was the oldest in flight. */
-void uplink_suspects_on_cut(UplinkSuspects *s, uint64_t first_seq, UplinkSuspectPlan *ret);
+/* The hub cut the connection while first_seq was the oldest of n_in_flight, age_usec after messages
+ * were sent last. */
+void uplink_suspects_on_cut(UplinkSuspects *s, uint64_t first_seq, uint64_t n_in_flight,
+                            usec_t age_usec, UplinkSuspectPlan *ret);
 
 /* The hub confirmed these messages. */
 void uplink_suspects_on_confirmed(UplinkSuspects *s, const uint64_t *seqs, size_t n_seqs,
@@ -64,3 +82,10 @@ void uplink_suspects_forget(UplinkSuspects *s, uint64_t seq);
 
 /* How many are set aside now. */
 size_t uplink_suspects_n_aside(const UplinkSuspects *s);
+
+/* Whether messages are to be sent one by one: so a trial is of one message, and a handful of others is
+ * enough for all trials. */
+bool uplink_suspects_one_by_one(const UplinkSuspects *s);
+
+/* Whether this message is under suspicion. */
+bool uplink_suspects_has(const UplinkSuspects *s, uint64_t seq);

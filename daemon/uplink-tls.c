@@ -101,7 +101,7 @@ int uplink_tls_context_new(const char *ca_file, UplinkTlsPeer *peer, SSL_CTX **r
         if (ca_file && !SSL_CTX_load_verify_file(ctx, ca_file)) {
                 (void) snprintf(
                         buf, size,
-                        "Cannot read the certificates of ca_file %s (%s); name a readable PEM file",
+                        "Cannot read the certificates of ca_file %s (%s)",
                         ca_file, reason_of(ERR_peek_error()));
                 ERR_clear_error();
                 SSL_CTX_free(ctx);
@@ -144,47 +144,35 @@ static UplinkErrorClass describe_verification(long verify, const char *host, cha
         case X509_V_ERR_CRL_NOT_YET_VALID:
                 (void) snprintf(buf, size,
                                 "The certificate of %s is not valid yet by this machine's clock "
-                                "(%s); set the clock, check time synchronisation",
+                                "(%s)",
                                 host, name);
                 return UPLINK_ERROR_CLOCK;
         case X509_V_ERR_CERT_HAS_EXPIRED:
                 (void) snprintf(buf, size,
-                                "The certificate of %s has ended by this machine's clock (%s); "
-                                "check the clock first, then the server",
+                                "The certificate of %s has ended by this machine's clock (%s)",
                                 host, name);
-                return UPLINK_ERROR_TLS;
+                return UPLINK_ERROR_TLS_EXPIRED;
         case X509_V_ERR_HOSTNAME_MISMATCH:
         case X509_V_ERR_IP_ADDRESS_MISMATCH:
                 (void) snprintf(buf, size,
-                                "The server's certificate is for another name than %s (%s); check "
-                                "HostName or GatewayHostName, and that no proxy answers in its "
-                                "place",
-                                host, name);
-                return UPLINK_ERROR_TLS;
+                                "The server's certificate is for another name than %s (%s)", host,
+                                name);
+                return UPLINK_ERROR_TLS_NAME;
         default:
-                (void) snprintf(
-                        buf, size,
-                        "The certificate of %s is not trusted (%s); install ca-certificates or set "
-                        "ca_file to the root it hangs from",
-                        host, name);
-                return UPLINK_ERROR_TLS;
+                (void) snprintf(buf, size, "The certificate of %s is not trusted (%s)", host, name);
+                return UPLINK_ERROR_TLS_ISSUER;
         }
 }
 
 static UplinkErrorClass describe_closed(const char *host, const char *reason, char *buf,
                                         size_t size) {
-        (void) snprintf(buf, size,
-                        "%s closed the connection while TLS was set up (%s); check that the port "
-                        "is right and no firewall is in between",
-                        host, reason);
+        (void) snprintf(buf, size, "%s closed the connection while TLS was set up (%s)", host,
+                        reason);
         return UPLINK_ERROR_NETWORK;
 }
 
 static UplinkErrorClass describe_tls(const char *host, const char *reason, char *buf, size_t size) {
-        (void) snprintf(
-                buf, size,
-                "TLS with %s failed (%s); check the port, and that no proxy answers in its place",
-                host, reason);
+        (void) snprintf(buf, size, "TLS with %s failed (%s)", host, reason);
         return UPLINK_ERROR_TLS;
 }
 

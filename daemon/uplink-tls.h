@@ -8,7 +8,7 @@
 
 #include <openssl/ssl.h>
 
-#include "daemon/uplink-state.h"
+#include "daemon/uplink-reason.h"
 
 typedef struct UplinkTlsPeer {
         const char *host;  /* borrowed: a DNS name or an address */

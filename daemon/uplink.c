@@ -6,15 +6,15 @@
 
 #include <assert.h>
 #include <inttypes.h>
-#include <stdarg.h>
 #include <sys/random.h>
 #include <sys/timerfd.h>
 
 #include "lib/fd-util.h"
 #include "daemon/log.h"
+#include "daemon/uplink-logic.h"
 #include "daemon/uplink-mosquitto.h"
 #include "daemon/uplink-netlink.h"
-#include "daemon/uplink-suspect.h"
+#include "daemon/uplink-report.h"
 #include "daemon/uplink-window.h"
 
 #define BATCH 64U /* measured: larger ones gain nothing, smaller ones cost wake-ups */
@@ -25,23 +25,14 @@
  * token"). */
 #define CLOCK_STEP_USEC_MIN USEC_PER_MINUTE
 
-/* What a line about a failure has to be about. */
-typedef enum Failed {
-        FAILED_NOTHING,
-        FAILED_TRY,
-        FAILED_CONNECTION,
-} Failed;
-
 struct Uplink {
         sd_event *event;
         Outbox *outbox;
         Credentials *credentials;
         UplinkOptions options; /* ca_file is ours */
-        UplinkTimes times;
         UplinkEvents events;
 
-        UplinkMachine machine;
-        UplinkSuspects suspects;
+        UplinkLogic logic;
         UplinkMosquitto *link;
         UplinkWindow window; /* by seq; the value is its size in bytes */
         uint64_t window_bytes;
@@ -58,14 +49,10 @@ struct Uplink {
 
         /* for the status and the log */
         char *hub, *device, *module, *hold;
-        usec_t state_since_realtime_usec, last_error_realtime_usec;
-        Failed failed; /* not logged yet */
-        UplinkErrorClass last_class;
-        char last_error[640];
-        UplinkErrorClass logged_class;
-        unsigned n_unlogged, log_after;
-        bool was_down;           /* not connected since the start, or lost it by accident */
-        LogRate connection_rate; /* a hub that cuts at once must not fill the journal */
+        usec_t state_since_realtime_usec;
+        UplinkReport report;
+        UplinkNews news;      /* told at the end of dispatch(), when the next try is decided */
+        unsigned told_refused_keys; /* as logged last */
 };
 
 static void dispatch(Uplink *u, const UplinkEvent *event);
@@ -84,91 +71,51 @@ static void send_event(Uplink *u, UplinkEventType type) {
         dispatch(u, &(UplinkEvent) { .type = type });
 }
 
-static const char *identity(const Uplink *u) {
-        return strempty(u->device);
+/* Names, once there are two. */
+static const char *key_name(const Uplink *u, unsigned key) {
+        return credentials_n_keys(u->credentials) > 1 ? credentials_key_name(u->credentials, key)
+                                                      : NULL;
 }
 
-/* What went wrong. */
+static UplinkReportAbout about(const Uplink *u) {
+        const UplinkMachine *m = &u->logic.machine;
+        UplinkReportAbout a = { .hub = u->hub,
+                                .device = u->device,
+                                .key = key_name(u, m->key),
+                                .next_try_in_usec = USEC_INFINITY };
 
-static const char *format_next_try(const Uplink *u, char *buf, size_t size) {
-        char span[FORMAT_TIMESPAN_MAX];
-        usec_t left;
-
-        *buf = '\0';
-        if (u->machine.state != UPLINK_STATE_BACKOFF)
-                return buf;
-        left = usec_sub(u->machine.deadline_usec, now_usec(CLOCK_BOOTTIME));
-        format_timespan(span, sizeof(span), left / USEC_PER_MSEC * USEC_PER_MSEC);
-        (void) snprintf(buf, size, "; next try in %s", span);
-        return buf;
+        if (m->state == UPLINK_STATE_BACKOFF)
+                a.next_try_in_usec = usec_sub(m->deadline_usec, now_usec(CLOCK_BOOTTIME));
+        return a;
 }
 
-static void log_disconnected(Uplink *u, const char *const *fields) {
-        uint64_t n_suppressed;
-        char next[128];
+/* The hub may forget an identity's key as well as take it back, so it is told once for each change. */
+static void tell_keys(Uplink *u) {
+        const UplinkMachine *m = &u->logic.machine;
+        UplinkReportAbout a = about(u);
 
-        if (log_rate_pass(&u->connection_rate, &n_suppressed))
-                log_event(LOG_NOTICE, MSG_DISCONNECTED, fields, "Disconnected from the hub: %s%s%s",
-                          u->last_error, n_suppressed > 0 ? " (again and again)" : "",
-                          format_next_try(u, next, sizeof(next)));
-        u->logged_class = u->last_class;
-        u->n_unlogged = 0;
-        u->log_after = 1;
-}
-
-/* A lasting failure is told at its start, when its class changes, and then ever more rarely with
- * the count. */
-static void log_failed_try(Uplink *u, const char *const *fields) {
-        char next[128];
-
-        format_next_try(u, next, sizeof(next));
-        u->n_unlogged++;
-        if (u->logged_class != u->last_class)
-                u->log_after = 1;
-        else if (u->n_unlogged < u->log_after) {
-                log_debug("Try %u failed: %s%s", u->machine.attempt, u->last_error, next);
+        if (!a.key || !m->was_connected || m->refused_keys == u->told_refused_keys)
                 return;
-        }
-        if (u->n_unlogged > 1)
-                log_event(LOG_WARNING, MSG_CONNECT_FAILED, fields,
-                          "Still not connected after %u more tries: %s%s", u->n_unlogged,
-                          u->last_error, next);
-        else
-                log_event(LOG_WARNING, MSG_CONNECT_FAILED, fields, "%s%s", u->last_error, next);
-        u->logged_class = u->last_class;
-        u->log_after = MIN(u->log_after * 4, 1024U);
-        u->n_unlogged = 0;
+        u->told_refused_keys = m->refused_keys;
+        for (unsigned k = 0; k < m->n_keys; k++)
+                if (m->refused_keys & 1U << k)
+                        uplink_report_key_refused(&a, key_name(u, k));
 }
 
-/* Once it is decided when the next try follows. */
-static void log_failure(Uplink *u) {
-        char device[256], class[64];
-        const char *fields[] = { device, class, NULL };
+static void tell_news(Uplink *u) {
+        UplinkReportAbout a = about(u);
 
-        (void) snprintf(device, sizeof(device), "IOTHUBD_DEVICE=%s", identity(u));
-        (void) snprintf(class, sizeof(class), "IOTHUBD_ERROR_CLASS=%s",
-                        strempty(uplink_error_class_to_string(u->last_class)));
-        if (u->failed == FAILED_CONNECTION)
-                log_disconnected(u, fields);
-        else
-                log_failed_try(u, fields);
-        u->failed = FAILED_NOTHING;
-        u->was_down = true;
+        uplink_report_news(&u->report, &u->news, &a);
+        u->news = (UplinkNews) {};
+        tell_keys(u);
 }
 
-/* The line is logged at the end of dispatch(). */
-static void note_error(Uplink *u, Failed failed, UplinkErrorClass class, const char *format, ...)
-        _printf_(4, 5);
-static void note_error(Uplink *u, Failed failed, UplinkErrorClass class, const char *format,
-                       ...) {
-        va_list ap;
+/* Before the release of this program, or before the newest stored message, time has not been. */
+static bool clock_wrong(const Uplink *u) {
+        OutboxStats stats;
 
-        u->failed = failed;
-        u->last_class = class;
-        u->last_error_realtime_usec = now_usec(CLOCK_REALTIME);
-        va_start(ap, format);
-        (void) vsnprintf(u->last_error, sizeof(u->last_error), format, ap);
-        va_end(ap);
+        outbox_get_stats(u->outbox, &stats);
+        return uplink_clock_wrong(now_usec(CLOCK_REALTIME), stats.newest_realtime_usec);
 }
 
 static void set_hold(Uplink *u, const char *message_id, const char *text) {
@@ -213,7 +160,7 @@ static void carry_out(Uplink *u, const UplinkSuspectPlan *plan) {
                         break;
                 case UPLINK_SUSPECT_UNSET_ASIDE:
                         if (outbox_unset_aside(u->outbox, s->seq) < 0)
-                                uplink_suspects_forget(&u->suspects, s->seq); /* it has ended */
+                                uplink_suspects_forget(&u->logic.suspects, s->seq); /* it has ended */
                         u->deliverable = true;
                         break;
                 case UPLINK_SUSPECT_REJECT:
@@ -224,40 +171,21 @@ static void carry_out(Uplink *u, const UplinkSuspectPlan *plan) {
         }
 }
 
-/* Only a cut that came from the hub while something was in flight says anything about a message. */
-static UplinkErrorClass suspect(Uplink *u, UplinkErrorClass class, UplinkSuspectPlan *ret) {
-        uint64_t first;
-
-        *ret = (UplinkSuspectPlan) {};
-        if (class != UPLINK_ERROR_CUT || !u->machine.was_connected ||
-            !uplink_window_oldest(&u->window, &first))
-                return class;
-        (void) outbox_note_cut(u->outbox, first); /* the count shows in its status */
-        uplink_suspects_on_cut(&u->suspects, first, ret);
-        return u->suspects.unexplained ? UPLINK_ERROR_QUOTA : class;
-}
-
-static void on_link_ended(const UplinkMosquittoEnd *end, void *userdata) {
+static void on_link_ended(const UplinkMosquittoEnd *link_end, void *userdata) {
         Uplink *u = userdata;
-        bool goodbye = u->machine.goodbye, was_connected = u->machine.was_connected;
-        Failed failed = was_connected ? FAILED_CONNECTION : FAILED_TRY;
+        UplinkEnd end = { .class = link_end->class };
         UplinkSuspectPlan plan;
-        UplinkErrorClass class;
+        UplinkEvent event;
 
-        class = suspect(u, end->class, &plan);
-        if (!goodbye) {
-                if (class == UPLINK_ERROR_QUOTA)
-                        note_error(u, failed, class,
-                                   "The hub cuts the connection at the first message, whichever "
-                                   "that is; its daily quota may be used up (it returns at 00:00 "
-                                   "UTC), or its tier does not allow what is sent");
-                else
-                        note_error(u, failed, class, "%s%s", end->text,
-                                   class == UPLINK_ERROR_CUT && was_connected &&
-                                                   u->machine.n_short >= UPLINK_SHORT_MAX
-                                           ? "; this happens again and again, is the device's "
-                                             "identity in use elsewhere?"
-                                           : "");
+        end.clock_wrong = end.class == UPLINK_ERROR_REFUSED && clock_wrong(u);
+        if (end.class == UPLINK_ERROR_CUT && uplink_window_oldest(&u->window, &end.first_seq) &&
+            u->logic.machine.was_connected)
+                (void) outbox_note_cut(u->outbox, end.first_seq); /* the count shows in its status */
+        event = uplink_logic_on_ended(&u->logic, &end, now_usec(CLOCK_BOOTTIME), &plan);
+        if (!u->logic.machine.goodbye) {
+                uplink_report_error(&u->report, end.class, u->logic.machine.was_connected, "%s",
+                                    link_end->text);
+                uplink_report_diagnosis(&u->report, event.class);
         }
         /* A verdict needs the message in flight, setting aside one that is back in the queue. */
         if (plan.n_steps > 0 && plan.steps[0].verb == UPLINK_SUSPECT_REJECT) {
@@ -266,7 +194,7 @@ static void on_link_ended(const UplinkMosquittoEnd *end, void *userdata) {
         }
         drop_link(u);
         carry_out(u, &plan);
-        dispatch(u, &(UplinkEvent) { .type = UPLINK_EVENT_ENDED, .class = class });
+        dispatch(u, &event);
 }
 
 static void on_link_resolved(void *userdata) {
@@ -276,20 +204,9 @@ static void on_link_resolved(void *userdata) {
 static void on_link_connected(void *userdata) {
         Uplink *u = userdata;
         usec_t now = now_usec(CLOCK_REALTIME), life = USEC_INFINITY;
-        uint64_t n_suppressed;
-        char device[256];
-        const char *fields[] = { device, NULL };
 
-        (void) snprintf(device, sizeof(device), "IOTHUBD_DEVICE=%s", identity(u));
         if (u->token_expiry_sec != UINT64_MAX)
                 life = usec_sub(u->token_expiry_sec * USEC_PER_SEC, now);
-        /* The connection that follows a renewal is no news. */
-        if (u->was_down && log_rate_pass(&u->connection_rate, &n_suppressed))
-                log_event(LOG_NOTICE, MSG_CONNECTED, fields, "Connected to %s as %s",
-                          strempty(u->hub), identity(u));
-        u->was_down = false;
-        u->logged_class = UPLINK_ERROR_NONE;
-        u->n_unlogged = 0;
         dispatch(u, &(UplinkEvent) { .type = UPLINK_EVENT_CONNECTED, .span_usec = life });
 }
 
@@ -306,7 +223,7 @@ static void on_link_confirmed(const uint64_t *seqs, size_t n_seqs, void *userdat
                 (void) outbox_settle(u->outbox, seqs[i], OUTBOX_END_CONFIRMED,
                                      NULL); /* -ENOENT: has ended already */
         }
-        uplink_suspects_on_confirmed(&u->suspects, seqs, n_seqs, &plan);
+        uplink_logic_on_confirmed(&u->logic, seqs, n_seqs, now_usec(CLOCK_BOOTTIME), &plan);
         carry_out(u, &plan);
         dispatch(u, &(UplinkEvent) { .type = UPLINK_EVENT_CONFIRMED, .n = n });
 }
@@ -318,6 +235,7 @@ static void on_link_unsendable(uint64_t seq, const char *reason, void *userdata)
         if (!uplink_window_take(&u->window, seq, &bytes))
                 return;
         u->window_bytes -= bytes;
+        uplink_logic_forget(&u->logic, seq);
         (void) outbox_settle(u->outbox, seq, OUTBOX_END_REJECTED, reason); /* as above */
         dispatch(u, &(UplinkEvent) { .type = UPLINK_EVENT_DROPPED, .n = 1 });
 }
@@ -337,9 +255,9 @@ static int make_token(Uplink *u, char **ret) {
         uint64_t later_expiry;
         int r;
 
-        r = credentials_make_token(u->credentials, /* key= */ 0, now, &token, &u->token_expiry_sec);
+        r = credentials_make_token(u->credentials, u->logic.machine.key, now, &token, &u->token_expiry_sec);
         if (r >= 0)
-                r = credentials_make_token(u->credentials, /* key= */ 0, now + TOKEN_PROBE_USEC,
+                r = credentials_make_token(u->credentials, u->logic.machine.key, now + TOKEN_PROBE_USEC,
                                            &later, &later_expiry);
         if (r < 0)
                 return r;
@@ -405,18 +323,20 @@ static int open_link(Uplink *u) {
 /* What event tells that the connect cannot be tried, or 0. */
 static int prepare_identity(Uplink *u, UplinkEvent *ret_next) {
         const char *problem;
+        bool changed = false;
         int r;
 
         /* A key that was replaced in its file is found without a reload; a failure leaves the old
          * one in use. */
-        if (u->machine.last_class == UPLINK_ERROR_REFUSED || u->hold)
-                (void) credentials_reload(u->credentials);
+        if (uplink_logic_wants_credentials(&u->logic) || u->hold)
+                changed = credentials_reload(u->credentials) > 0;
         problem = credentials_problem(u->credentials);
         if (problem) {
                 set_hold(u, MSG_CREDENTIALS_MISSING, problem);
                 *ret_next = (UplinkEvent) { .type = UPLINK_EVENT_HOLD };
                 return 1;
         }
+        uplink_logic_set_keys(&u->logic, credentials_n_keys(u->credentials), changed);
         r = replace_string(&u->hub, credentials_host(u->credentials));
         if (r >= 0)
                 r = replace_string(&u->device, credentials_device_id(u->credentials));
@@ -450,9 +370,10 @@ static bool start_attempt(Uplink *u, UplinkEvent *ret_next) {
         if (r >= 0)
                 return false;
 
-        note_error(u, FAILED_TRY, UPLINK_ERROR_LOCAL, "Cannot start to connect: %s",
-                   r == -EBUSY ? "earlier look-ups of the hub's name hang; check the name server"
-                               : strerror(-r));
+        uplink_report_error(&u->report, UPLINK_ERROR_LOCAL, /* disconnected= */ false,
+                            "Cannot start to connect: %s",
+                            r == -EBUSY ? "earlier look-ups of the hub's name hang, see the name server"
+                                        : strerror(-r));
         *ret_next = (UplinkEvent) { .type = UPLINK_EVENT_ENDED, .class = UPLINK_ERROR_LOCAL };
         return true;
 }
@@ -481,7 +402,7 @@ static int fill_batch(Uplink *u, OutboxDelivery **batch) {
         unsigned n = 0;
         int r = 0;
 
-        while (n < BATCH && u->window.n < u->options.window) {
+        while (n < BATCH && u->window.n < uplink_logic_window(&u->logic)) {
                 OutboxDelivery *d = next_delivery(u, &r);
                 uint64_t bytes;
 
@@ -506,8 +427,8 @@ static void on_outbox_refused(Uplink *u, int error) {
                 send_event(u, UPLINK_EVENT_HOLD);
                 return;
         }
-        note_error(u, FAILED_CONNECTION, UPLINK_ERROR_LOCAL, "Cannot read from the outbox: %s",
-                   strerror(-error));
+        uplink_report_error(&u->report, UPLINK_ERROR_LOCAL, /* disconnected= */ true,
+                            "Cannot read from the outbox: %s", strerror(-error));
         drop_link(u);
         dispatch(u, &(UplinkEvent) { .type = UPLINK_EVENT_ENDED, .class = UPLINK_ERROR_LOCAL });
 }
@@ -519,43 +440,54 @@ static void on_empty(Uplink *u) {
         OutboxStats stats;
 
         outbox_get_stats(u->outbox, &stats);
-        if (stats.queued - stats.ending > uplink_suspects_n_aside(&u->suspects))
+        if (stats.queued - stats.ending > uplink_suspects_n_aside(&u->logic.suspects))
                 return;
-        if (u->machine.stop_usec == USEC_INFINITY) {
-                uplink_suspects_on_nothing_else(&u->suspects, &plan);
+        if (u->logic.machine.stop_usec == USEC_INFINITY) {
+                uplink_suspects_on_nothing_else(&u->logic.suspects, &plan);
                 carry_out(u, &plan);
         }
         if (!u->deliverable)
                 send_event(u, UPLINK_EVENT_EMPTY);
 }
 
-static void pump(Uplink *u) {
-        unsigned third = MAX(u->options.window / 3, 1U), refill = MIN(BATCH, third);
-        OutboxDelivery *batch[BATCH];
-        int n, r;
+/* Hands a batch over. Returns whether there may be more to do. */
+static bool send_batch(Uplink *u, OutboxDelivery **batch, size_t n) {
+        uint64_t last = batch[n - 1]->seq;
+        int r = uplink_mosquitto_send(u->link, batch, n);
 
-        while (u->link && uplink_machine_may_send(&u->machine)) {
-                if (u->window.n > u->options.window - refill)
+        if (r < 0) {
+                on_outbox_refused(u, r);
+                return false;
+        }
+        uplink_logic_on_sent(&u->logic, last, now_usec(CLOCK_BOOTTIME));
+        dispatch(u, &(UplinkEvent) { .type = UPLINK_EVENT_SENT, .n = (uint64_t) n });
+        return true;
+}
+
+static void pump(Uplink *u) {
+        OutboxDelivery *batch[BATCH];
+        int n;
+
+        while (u->link && uplink_machine_may_send(&u->logic.machine)) {
+                unsigned window = uplink_logic_window(&u->logic), third = MAX(window / 3, 1U);
+
+                if (u->window.n + MIN(BATCH, third) > window)
                         return;
                 n = fill_batch(u, batch);
                 if (n < 0) {
                         on_outbox_refused(u, n);
                         return;
                 }
-                if (n == 0) {
-                        if (u->window.n > 0 || u->deliverable)
-                                return;
-                        on_empty(u);
-                        if (!u->deliverable)
+                if (n > 0) {
+                        if (!send_batch(u, batch, (size_t) n))
                                 return;
                         continue;
                 }
-                r = uplink_mosquitto_send(u->link, batch, (size_t) n);
-                if (r < 0) {
-                        on_outbox_refused(u, r);
+                if (u->window.n > 0 || u->deliverable)
                         return;
-                }
-                dispatch(u, &(UplinkEvent) { .type = UPLINK_EVENT_SENT, .n = (uint64_t) n });
+                on_empty(u);
+                if (!u->deliverable)
+                        return;
         }
 }
 
@@ -584,17 +516,20 @@ static void note_given_up(Uplink *u, const UplinkMachine *before) {
         char text[512], span[FORMAT_TIMESPAN_MAX];
         UplinkErrorClass class;
 
-        if (u->machine.state != UPLINK_STATE_BACKOFF)
+        if (u->logic.machine.state != UPLINK_STATE_BACKOFF)
                 return;
         if (before->was_connected) {
-                format_timespan(span, sizeof(span), u->times.ack_timeout_usec);
-                note_error(u, FAILED_CONNECTION, UPLINK_ERROR_TIMEOUT,
-                           "The hub confirmed nothing for %s, taking the connection for dead",
-                           span);
+                format_timespan(span, sizeof(span), u->logic.times.ack_timeout_usec);
+                uplink_report_error(&u->report, UPLINK_ERROR_TIMEOUT, /* disconnected= */ true,
+                                    "The hub confirmed nothing for %s, taking the connection for "
+                                    "dead",
+                                    span);
                 return;
         }
         uplink_mosquitto_phase(u->link, text, sizeof(text), &class);
-        note_error(u, FAILED_TRY, class, "%s", text);
+        uplink_report_error(&u->report, class, /* disconnected= */ false, "%s", text);
+        uplink_report_diagnosis(&u->report, u->logic.machine.last_class);
+        u->report.diagnosed = false; /* the phase is the finer of the two */
 }
 
 static bool perform(Uplink *u, unsigned actions, const UplinkMachine *before,
@@ -619,7 +554,7 @@ static bool perform(Uplink *u, unsigned actions, const UplinkMachine *before,
 }
 
 static void arm_timer(Uplink *u) {
-        usec_t t = uplink_machine_deadline(&u->machine);
+        usec_t t = uplink_machine_deadline(&u->logic.machine);
 
         /* Deadlines move on with every PUBACK; a timer that fires early costs less than setting it
          * each time. */
@@ -632,22 +567,24 @@ static void arm_timer(Uplink *u) {
 }
 
 static void dispatch(Uplink *u, const UplinkEvent *event) {
-        UplinkState state = u->machine.state;
+        UplinkState state = u->logic.machine.state;
         UplinkEvent next = *event;
         bool more = true;
 
         while (more) {
-                UplinkMachine before = u->machine;
-                UplinkDecision d = uplink_decide(&before, &u->times, &next,
-                                                 now_usec(CLOCK_BOOTTIME), next_random(u));
+                UplinkMachine before = u->logic.machine;
+                UplinkNews news;
+                unsigned actions = uplink_logic_decide(&u->logic, &next, now_usec(CLOCK_BOOTTIME),
+                                                       next_random(u), &news);
 
-                u->machine = d.machine;
-                more = perform(u, d.actions, &before, &next);
+                if (news.class != UPLINK_ERROR_NONE || news.type != UPLINK_NEWS_NONE)
+                        u->news = news;
+                more = perform(u, actions, &before, &next);
         }
         arm_timer(u);
-        if (u->failed != FAILED_NOTHING)
-                log_failure(u);
-        if (u->machine.state == state)
+        if (u->news.class != UPLINK_ERROR_NONE || u->news.type != UPLINK_NEWS_NONE)
+                tell_news(u);
+        if (u->logic.machine.state == state)
                 return;
         u->state_since_realtime_usec = now_usec(CLOCK_REALTIME);
         if (u->events.on_state_changed)
@@ -695,7 +632,8 @@ static int on_clock(sd_event_source *s, int fd, uint32_t revents, void *userdata
         if (step < CLOCK_STEP_USEC_MIN)
                 return 0;
         log_info("The clock was set, signing anew");
-        send_event(u, UPLINK_EVENT_CLOCK_STEPPED);
+        dispatch(u, &(UplinkEvent) { .type = UPLINK_EVENT_CLOCK_STEPPED,
+                                     .clock_wrong = clock_wrong(u) });
         return 0;
 }
 
@@ -731,6 +669,14 @@ static void add_helpers(Uplink *u) {
 
 int uplink_new(sd_event *event, Outbox *outbox, Credentials *credentials,
                const UplinkOptions *options, const UplinkEvents *events, Uplink **ret) {
+        const UplinkTimes times = {
+                .connect_timeout_usec = options->connect_timeout_usec,
+                .ack_timeout_usec = options->ack_timeout_usec,
+                .backoff = { .min_usec = options->retry_min_usec,
+                             .max_usec = options->retry_max_usec,
+                             .cut_max_usec = options->retry_cut_max_usec,
+                             .refused_max_usec = options->retry_refused_max_usec },
+        };
         _cleanup_(uplink_freep) Uplink *u = NULL;
         int r;
 
@@ -746,24 +692,14 @@ int uplink_new(sd_event *event, Outbox *outbox, Credentials *credentials,
                 .credentials = credentials,
                 .options = *options,
                 .events = *events,
-                .times = {
-                        .connect_timeout_usec = options->connect_timeout_usec,
-                        .ack_timeout_usec = options->ack_timeout_usec,
-                        .backoff = { .min_usec = options->retry_min_usec,
-                                     .max_usec = options->retry_max_usec,
-                                     .cut_max_usec = options->retry_cut_max_usec,
-                                     .refused_max_usec = options->retry_refused_max_usec },
-                },
                 .netlink_fd = -EBADF,
                 .clock_fd = -EBADF,
-                .log_after = 1,
-                .connection_rate = { .burst = 20, .interval_sec = 600 },
-                .was_down = true,
                 .state_since_realtime_usec = now_usec(CLOCK_REALTIME),
         };
         u->options.ca_file = NULL;
         u->options.window = MAX(options->window, 1U);
-        uplink_machine_init(&u->machine, now_usec(CLOCK_BOOTTIME));
+        uplink_logic_init(&u->logic, &times, u->options.window, now_usec(CLOCK_BOOTTIME));
+        uplink_report_init(&u->report);
         /* Only a system without entropy at boot fails here; the address of the struct still tells
          * devices apart. */
         if (getrandom(&u->random, sizeof(u->random), GRND_NONBLOCK) != sizeof(u->random))
@@ -807,8 +743,14 @@ Uplink *uplink_free(Uplink *u) {
 }
 
 int uplink_start(Uplink *u) {
+        UplinkEvent start = { .type = UPLINK_EVENT_START };
+
         u->deliverable = true;
-        send_event(u, UPLINK_EVENT_START);
+        if (u->options.clock_wait_usec > 0 && clock_wrong(u)) {
+                start.span_usec = u->options.clock_wait_usec;
+                uplink_report_clock_wait(now_usec(CLOCK_REALTIME), start.span_usec);
+        }
+        dispatch(u, &start);
         return 0;
 }
 
@@ -821,13 +763,19 @@ void uplink_credentials_changed(Uplink *u) {
         send_event(u, UPLINK_EVENT_CREDENTIALS);
 }
 
+void uplink_message_ended(Uplink *u, uint64_t seq) {
+        uplink_logic_forget(&u->logic, seq);
+}
+
 void uplink_stop(Uplink *u, usec_t timeout_usec) {
         dispatch(u, &(UplinkEvent) { .type = UPLINK_EVENT_STOP, .span_usec = timeout_usec });
         pump(u);
 }
 
 void uplink_get_status(Uplink *u, UplinkStatus *ret) {
-        const UplinkMachine *m = &u->machine;
+        const UplinkMachine *m = &u->logic.machine;
+        const UplinkTrouble *t = &u->logic.trouble;
+        usec_t now = now_usec(CLOCK_BOOTTIME);
 
         *ret = (UplinkStatus) {
                 .state = m->state,
@@ -839,12 +787,21 @@ void uplink_get_status(Uplink *u, UplinkStatus *ret) {
                 .hold = m->state == UPLINK_STATE_HOLDING ? u->hold : NULL,
                 .attempt = m->attempt,
                 .next_try_in_usec = USEC_INFINITY,
-                .last_error_class = uplink_error_class_to_string(u->last_class),
-                .last_error = u->last_class != UPLINK_ERROR_NONE ? u->last_error : NULL,
-                .last_error_realtime_usec = u->last_error_realtime_usec,
+                .key = key_name(u, m->key),
+                .other_key_refused = (m->refused_keys & ~(1U << m->key)) != 0,
+                .window = uplink_logic_window(&u->logic),
+                .last_error_class = uplink_error_class_to_string(u->report.class),
+                .last_error = u->report.class != UPLINK_ERROR_NONE ? u->report.error : NULL,
+                .last_error_realtime_usec = u->report.error_realtime_usec,
         };
-        if (m->state == UPLINK_STATE_BACKOFF || m->state == UPLINK_STATE_HOLDING)
-                ret->next_try_in_usec = usec_sub(m->deadline_usec, now_usec(CLOCK_BOOTTIME));
+        if (m->state == UPLINK_STATE_BACKOFF || m->state == UPLINK_STATE_HOLDING ||
+            m->state == UPLINK_STATE_CLOCK)
+                ret->next_try_in_usec = usec_sub(m->deadline_usec, now);
+        if (uplink_trouble_is_on(t)) {
+                ret->trouble = t->class;
+                ret->trouble_usec = now - t->since_usec;
+                ret->trouble_tries = t->n_tries;
+        }
         if (u->link)
                 ret->busy_since_boottime_usec = uplink_mosquitto_busy_since(u->link);
 }

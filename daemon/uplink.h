@@ -1,6 +1,6 @@
-/* uplink.h: the connection to the hub as the rest of the daemon sees it. uplink.c decides (a state
- * machine free of I/O, see uplink-state.h), uplink-mosquitto.c runs libmosquitto on threads of its
- * own. Event loop only. */
+/* uplink.h: the connection to the hub as the rest of the daemon sees it. What to do is decided free of
+ * I/O (uplink-logic.h), uplink.c does it, uplink-mosquitto.c runs libmosquitto on threads of its own.
+ * Event loop only. */
 #pragma once
 
 #include <stdbool.h>
@@ -23,6 +23,7 @@ typedef struct UplinkOptions {
         uint64_t window_bytes;
         usec_t keep_alive_usec, connect_timeout_usec, ack_timeout_usec;
         usec_t retry_min_usec, retry_max_usec, retry_cut_max_usec, retry_refused_max_usec;
+        usec_t clock_wait_usec; /* at start, for a plausible clock; 0: not at all */
         bool adopt; /* outbox.adopt */
 } UplinkOptions;
 
@@ -34,6 +35,13 @@ typedef struct UplinkStatus {
         const char *hold;                  /* why it holds, with the remedy; NULL otherwise */
         unsigned attempt;
         usec_t next_try_in_usec;      /* USEC_INFINITY: none planned */
+        const char *key; /* "primary" or "secondary": in use or to be tried next; NULL: there is one
+                            only */
+        bool other_key_refused;       /* the hub refused the other one since they were read */
+        unsigned window;              /* messages that may be in flight now */
+        UplinkErrorClass trouble;     /* NONE: there is none now */
+        usec_t trouble_usec;          /* how long it has lasted */
+        unsigned trouble_tries;       /* failed tries and lost connections in that time */
         const char *last_error_class; /* dns, network, tls, refused, cut, timeout, ...; NULL: none
                                          yet */
         const char *last_error;       /* borrowed sentence */
@@ -62,6 +70,9 @@ void uplink_outbox_deliverable(Uplink *u);
 
 /* Credentials were reloaded: tries at once. */
 void uplink_credentials_changed(Uplink *u);
+
+/* A message ended without the uplink: it expired or was dropped. */
+void uplink_message_ended(Uplink *u, uint64_t seq);
 
 /* Sends what is queued until timeout_usec is over, waits for its PUBACKs, disconnects, then
  * on_stopped. */

@@ -15,6 +15,9 @@ typedef uint64_t usec_t;
 #define USEC_PER_HOUR (60 * USEC_PER_MINUTE)
 #define USEC_PER_DAY (24 * USEC_PER_HOUR)
 
+/* 2026-01-01: this code is not older, so a clock that says so is wrong. */
+#define TIME_OF_RELEASE_USEC (UINT64_C(1767225600) * USEC_PER_SEC)
+
 /* The clock's reading now. CLOCK_REALTIME, CLOCK_MONOTONIC or CLOCK_BOOTTIME. */
 usec_t now_usec(clockid_t clock);
 

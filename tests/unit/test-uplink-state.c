@@ -502,11 +502,95 @@ TEST(stop_sends_what_is_queued_first) {
         ck_assert_uint_eq(w.backlog + w.n_unconfirmed, 0);
 }
 
-TEST(names_of_states_and_classes_are_all_there) {
+static UplinkMachine refuse(UplinkMachine m, usec_t now) {
+        UplinkEvent e = { .type = UPLINK_EVENT_ENDED, .class = UPLINK_ERROR_REFUSED, .refused = true };
+
+        ck_assert_int_eq(m.state, UPLINK_STATE_RESOLVING);
+        return uplink_decide(&m, &times, &e, now, UINT64_MAX).machine;
+}
+
+static UplinkMachine feed_type(UplinkMachine m, UplinkEventType type, usec_t now) {
+        return uplink_decide(&m, &times, &(UplinkEvent) { .type = type }, now, 0).machine;
+}
+
+TEST(refused_key_gives_way_to_the_other_at_once_and_then_they_take_turns_slowly) {
+        UplinkMachine m;
+
+        uplink_machine_init(&m, 0);
+        m.n_keys = 2;
+        m = refuse(feed_type(m, UPLINK_EVENT_START, 0), 0);
+        ck_assert_uint_eq(m.key, 1);
+        ck_assert_uint_lt(m.deadline_usec, times.backoff.min_usec);
+        for (unsigned i = 0; i < 20; i++) {
+                usec_t now = m.deadline_usec;
+
+                m = refuse(feed_type(m, UPLINK_EVENT_TIMER, now), now);
+                ck_assert_uint_eq(m.key, i % 2);
+                ck_assert_uint_ge(m.deadline_usec - now, 9 * USEC_PER_SEC);
+        }
+        /* The one that works stays. */
+        m = feed_type(m, UPLINK_EVENT_TIMER, m.deadline_usec);
+        m = feed_type(m, UPLINK_EVENT_CONNECTED, m.since_usec);
+        ck_assert_uint_eq(m.key, 1);
+        ck_assert_uint_eq(m.refused_keys, 1);
+        m = feed_type(m, UPLINK_EVENT_ENDED, m.since_usec + USEC_PER_HOUR);
+        ck_assert_uint_eq(m.key, 1);
+        /* New credentials begin with the first. */
+        m = feed_type(m, UPLINK_EVENT_CREDENTIALS, m.since_usec);
+        ck_assert_uint_eq(m.key, 0);
+        ck_assert_uint_eq(m.refused_keys, 0);
+}
+
+TEST(start_waits_for_a_plausible_clock_but_not_for_ever) {
+        UplinkEvent start = { .type = UPLINK_EVENT_START, .span_usec = 120 * USEC_PER_SEC },
+                    step = { .type = UPLINK_EVENT_CLOCK_STEPPED, .clock_wrong = true };
+        UplinkMachine m;
+        UplinkDecision d;
+
+        uplink_machine_init(&m, 0);
+        d = uplink_decide(&m, &times, &start, 10, 0);
+        m = d.machine;
+        ck_assert_int_eq(m.state, UPLINK_STATE_CLOCK);
+        ck_assert_uint_eq(d.actions, 0);
+        ck_assert_uint_eq(uplink_machine_deadline(&m), 10 + 120 * USEC_PER_SEC);
+        ck_assert_uint_eq(uplink_decide(&m, &times, &step, 20, 0).actions, 0);
+        step.clock_wrong = false;
+        ck_assert_uint_eq(uplink_decide(&m, &times, &step, 20, 0).actions, UPLINK_ACTION_CONNECT);
+        ck_assert_int_eq(feed_type(m, UPLINK_EVENT_LINK_UP, 20).state, UPLINK_STATE_CLOCK);
+        ck_assert_int_eq(feed_type(m, UPLINK_EVENT_CREDENTIALS, 20).state, UPLINK_STATE_RESOLVING);
+        ck_assert_int_eq(feed_type(m, UPLINK_EVENT_TIMER, 120 * USEC_PER_SEC).state,
+                         UPLINK_STATE_CLOCK);
+        ck_assert_int_eq(feed_type(m, UPLINK_EVENT_TIMER, 10 + 120 * USEC_PER_SEC).state,
+                         UPLINK_STATE_RESOLVING);
+        ck_assert_int_eq(feed_type(m, UPLINK_EVENT_STOP, 20).state, UPLINK_STATE_STOPPED);
+}
+
+TEST(late_confirmations_before_a_cut_slow_us_down_although_there_were_some) {
+        UplinkMachine m;
+        usec_t now = 0, last = 0;
+
+        uplink_machine_init(&m, 0);
+        m = feed_type(m, UPLINK_EVENT_START, 0);
+        for (unsigned i = 0; i < 6; i++) {
+                m = feed_type(m, UPLINK_EVENT_CONNECTED, now);
+                m.n_in_flight = 1;
+                m = uplink_decide(&m, &times, &(UplinkEvent) { UPLINK_EVENT_CONFIRMED, .n = 1 },
+                                  now, 0).machine;
+                now += 20 * USEC_PER_SEC;
+                m = uplink_decide(&m, &times,
+                                  &(UplinkEvent) { UPLINK_EVENT_ENDED,
+                                                   .class = UPLINK_ERROR_THROTTLED },
+                                  now, 0).machine;
+                ck_assert_uint_ge(m.deadline_usec - now, MAX(last, 30 * USEC_PER_SEC));
+                last = m.deadline_usec - now;
+                now = m.deadline_usec;
+                m = feed_type(m, UPLINK_EVENT_TIMER, now);
+        }
+        ck_assert_uint_eq(last, 150 * USEC_PER_SEC);
+}
+
+TEST(names_of_states_are_all_there) {
         for (int i = 0; i < _UPLINK_STATE_MAX; i++)
                 ck_assert_ptr_nonnull(uplink_state_to_string((UplinkState) i));
-        for (int i = 1; i < _UPLINK_ERROR_MAX; i++)
-                ck_assert_ptr_nonnull(uplink_error_class_to_string((UplinkErrorClass) i));
-        ck_assert_ptr_null(uplink_error_class_to_string(UPLINK_ERROR_NONE));
         ck_assert_ptr_null(uplink_state_to_string(_UPLINK_STATE_INVALID));
 }

@@ -63,7 +63,8 @@ static void turn(Play *p) {
                 uplink_suspects_on_nothing_else(&p->suspects, &plan);
         else if (p->quota || p->bad[s]) {
                 p->n_cuts++;
-                uplink_suspects_on_cut(&p->suspects, s, &plan);
+                uplink_suspects_on_cut(&p->suspects, s, /* n_in_flight= */ 1, /* age_usec= */ 0,
+                                       &plan);
         } else {
                 p->ended[s] = true;
                 uplink_suspects_on_confirmed(&p->suspects, &s, 1, &plan);
@@ -79,7 +80,7 @@ TEST(one_bad_message_is_rejected_after_a_trial_and_the_others_pass) {
         ck_assert(done(&p));
         for (uint64_t s = 1; s <= N; s++)
                 ck_assert_int_eq(p.rejected[s], p.bad[s]);
-        ck_assert_uint_eq(p.n_cuts, UPLINK_SUSPECT_CUTS + 1);
+        ck_assert_uint_eq(p.n_cuts, UPLINK_SUSPECT_CUTS + UPLINK_SUSPECT_TRIALS);
 }
 
 TEST(used_up_quota_rejects_nothing_is_named_and_all_is_sent_when_it_ends) {
@@ -121,7 +122,7 @@ TEST(cuts_with_different_messages_first_suspect_none) {
         UplinkSuspectPlan plan;
 
         for (uint64_t seq = 1; seq < 100; seq++) {
-                uplink_suspects_on_cut(&s, seq, &plan);
+                uplink_suspects_on_cut(&s, seq, 1, 0, &plan);
                 ck_assert_uint_eq(plan.n_steps, 0);
         }
 }
@@ -146,7 +147,7 @@ TEST(message_that_expires_meanwhile_is_forgotten) {
         UplinkSuspectPlan plan;
 
         for (unsigned i = 0; i < UPLINK_SUSPECT_CUTS; i++)
-                uplink_suspects_on_cut(&s, 1, &plan);
+                uplink_suspects_on_cut(&s, 1, 1, 0, &plan);
         ck_assert_uint_eq(plan.n_steps, 1);
         uplink_suspects_forget(&s, 1);
         uplink_suspects_on_confirmed(&s, (uint64_t[]) { 2 }, 1, &plan);

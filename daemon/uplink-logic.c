@@ -1,0 +1,104 @@
+#include "daemon/uplink-logic.h"
+
+void uplink_logic_init(UplinkLogic *l, const UplinkTimes *times, unsigned window, usec_t now) {
+        *l = (UplinkLogic) { .times = *times };
+        uplink_machine_init(&l->machine, now);
+        uplink_pace_init(&l->pace, window);
+}
+
+/* Only a cut that came from the hub while something was in flight says anything about a message. */
+static void suspect(UplinkLogic *l, const UplinkEnd *end, usec_t now, UplinkSuspectPlan *ret) {
+        *ret = (UplinkSuspectPlan) {};
+        if (end->class == UPLINK_ERROR_CUT && l->machine.was_connected && end->first_seq != 0)
+                uplink_suspects_on_cut(&l->suspects, end->first_seq, l->machine.n_in_flight,
+                                       now - l->machine.sent_usec, ret);
+}
+
+UplinkEvent uplink_logic_on_ended(UplinkLogic *l, const UplinkEnd *end, usec_t now,
+                                  UplinkSuspectPlan *ret_plan) {
+        UplinkEvent event = { .type = UPLINK_EVENT_ENDED,
+                              .refused = end->class == UPLINK_ERROR_REFUSED };
+        UplinkSymptoms s;
+
+        suspect(l, end, now, ret_plan);
+        s = (UplinkSymptoms) {
+                .class = end->class,
+                .was_connected = l->machine.was_connected,
+                .clock_wrong = end->clock_wrong,
+                .quota = l->suspects.unexplained && end->first_seq != 0,
+                .one_message = end->first_seq != 0 &&
+                               uplink_suspects_has(&l->suspects, end->first_seq),
+                .late = uplink_pace_is_late(&l->pace, now),
+                .n_short = uplink_machine_n_short(&l->machine, end->class, now),
+                .n_cuts_early = uplink_machine_n_cuts_early(&l->machine, end->class),
+        };
+        event.class = uplink_diagnose(&s);
+        if (event.class == UPLINK_ERROR_THROTTLED && s.was_connected)
+                uplink_pace_on_throttled(&l->pace, now);
+        return event;
+}
+
+/* What the decision says about the trouble. */
+static UplinkNews find_news(UplinkLogic *l, const UplinkEvent *e, const UplinkMachine *before,
+                            bool failed, usec_t now) {
+        const UplinkMachine *after = &l->machine;
+
+        if (failed)
+                return uplink_trouble_on_failed(&l->trouble, after->last_class, now);
+        if (after->lived && !before->lived)
+                return uplink_trouble_on_cure(&l->trouble, UPLINK_CURE_LIVED, now);
+        if (e->type == UPLINK_EVENT_CONNECTED && !before->was_connected && after->was_connected)
+                return uplink_trouble_on_cure(&l->trouble, UPLINK_CURE_CONNECTED, now);
+        if (e->type == UPLINK_EVENT_CONFIRMED && e->n > 0)
+                return uplink_trouble_on_cure(&l->trouble, UPLINK_CURE_CONFIRMED, now);
+        return (UplinkNews) {};
+}
+
+unsigned uplink_logic_decide(UplinkLogic *l, const UplinkEvent *event, usec_t now, uint64_t random,
+                             UplinkNews *ret_news) {
+        UplinkMachine before = l->machine;
+        UplinkDecision d = uplink_decide(&before, &l->times, event, now, random);
+
+        l->machine = d.machine;
+        if (event->type == UPLINK_EVENT_CONNECTED)
+                uplink_pace_on_connected(&l->pace, now);
+        *ret_news = find_news(l, event, &before, d.failed, now);
+        return d.actions;
+}
+
+void uplink_logic_on_sent(UplinkLogic *l, uint64_t last_seq, usec_t now) {
+        uplink_pace_on_sent(&l->pace, last_seq, now);
+}
+
+void uplink_logic_set_keys(UplinkLogic *l, unsigned n_keys, bool changed) {
+        UplinkMachine *m = &l->machine;
+
+        m->n_keys = MAX(n_keys, 1U);
+        if (changed || m->key >= m->n_keys)
+                m->key = m->refused_keys = 0;
+}
+
+void uplink_logic_on_confirmed(UplinkLogic *l, const uint64_t *seqs, size_t n_seqs, usec_t now,
+                               UplinkSuspectPlan *ret_plan) {
+        uplink_pace_on_confirmed(&l->pace, seqs, n_seqs, now);
+        uplink_suspects_on_confirmed(&l->suspects, seqs, n_seqs, ret_plan);
+}
+
+void uplink_logic_forget(UplinkLogic *l, uint64_t seq) {
+        uplink_pace_forget(&l->pace, seq);
+        uplink_suspects_forget(&l->suspects, seq);
+}
+
+unsigned uplink_logic_window(const UplinkLogic *l) {
+        return uplink_suspects_one_by_one(&l->suspects) ? 1 : l->pace.window;
+}
+
+bool uplink_logic_wants_credentials(const UplinkLogic *l) {
+        switch (l->machine.last_class) {
+        case UPLINK_ERROR_CLOCK:
+        case UPLINK_ERROR_CREDENTIALS:
+        case UPLINK_ERROR_CERTIFICATE:
+        case UPLINK_ERROR_REFUSED: return true;
+        default: return false;
+        }
+}

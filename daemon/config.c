@@ -160,8 +160,8 @@ static const Setting settings[] = {
               "Connection string of the device; better kept in a file of its own, see the next setting."),
           parse_text, FIELD(connection_string) },
         { ROW(NULL, "connection_string_file", "\"\"", "the path of a file, not the connection string itself",
-              "File that holds the connection string alone, readable by the group iothubd only; read again when the "
-              "hub refuses the device."),
+              "File that holds the connection string alone, readable by the group iothubd only; read again when it "
+              "changes."),
           parse_path, FIELD(connection_string_file) },
         { ROW(NULL, "secondary_connection_string_file", "\"\"", "the path of a file, not the connection string itself",
               "File that holds a connection string of the same device with its secondary key, tried when the hub refuses "

@@ -1,13 +1,11 @@
 #include "daemon/credentials.h"
 
 #include <assert.h>
-#include <stdarg.h>
-#include <sys/stat.h>
 #include <sys/utsname.h>
 
+#include "daemon/credentials-file.h"
 #include "daemon/log.h"
 #include "lib/connection-string.h"
-#include "lib/fd-util.h"
 #include "lib/hub-topic.h"
 #include "lib/sas-token.h"
 #include "lib/string-util.h"
@@ -41,7 +39,8 @@ static const struct {
         const char *name, *systemd_credential, *setting;
 } roles[_ROLE_MAX] = {
         [ROLE_PRIMARY] = { "primary", "connection-string", "connection_string_file" },
-        [ROLE_SECONDARY] = { "secondary", "secondary-connection-string", "secondary_connection_string_file" },
+        [ROLE_SECONDARY] = { "secondary", "secondary-connection-string",
+                             "secondary_connection_string_file" },
 };
 
 struct Credentials {
@@ -49,7 +48,8 @@ struct Credentials {
         char *product_info, *model_id;
         usec_t token_lifetime_usec;
 
-        Role keys[CREDENTIALS_KEYS_MAX]; /* whose identities are in use, the first gives the names */
+        Role keys[CREDENTIALS_KEYS_MAX]; /* whose identities are in use, the first gives the names
+                                          */
         unsigned n_keys;
 };
 
@@ -86,18 +86,6 @@ Credentials *credentials_free(Credentials *c) {
         return NULL;
 }
 
-/* Gives the error back with the sentence for the administrator. The texts never hold a value of the string. */
-static int fail(int error, char **reterr_problem, const char *format, ...) _printf_(3, 4);
-static int fail(int error, char **reterr_problem, const char *format, ...) {
-        va_list ap;
-        int r;
-
-        va_start(ap, format);
-        r = vformat_string(reterr_problem, format, ap);
-        va_end(ap);
-        return r < 0 ? r : error;
-}
-
 static int identity_fill(Identity *i, const Credentials *c) {
         const ConnectionString *s = &i->string;
         unsigned port;
@@ -106,8 +94,8 @@ static int identity_fill(Identity *i, const Credentials *c) {
         r = host_port_split(s->host_name, 0, &i->host, &port);
         if (r < 0)
                 return r;
-        r = host_port_split(s->gateway_host_name ? s->gateway_host_name : s->host_name, 0, &i->connect_host,
-                            &i->connect_port);
+        r = host_port_split(s->gateway_host_name ? s->gateway_host_name : s->host_name, 0,
+                            &i->connect_host, &i->connect_port);
         if (r < 0)
                 return r;
         r = hub_client_id(s->device_id, s->module_id, &i->client_id);
@@ -129,64 +117,34 @@ static int identity_new(const Credentials *c, const char *text, const char *sour
         i = malloc(sizeof(*i));
         if (!i)
                 return -ENOMEM;
-        *i = (Identity) {};
+        *i = (Identity){};
 
         r = connection_string_parse(text, CONNECTION_STRING_DEVICE, &i->string, &reason);
         if (r == -EINVAL)
-                return fail(r, reterr_problem, "The connection string in %s is not usable: %s", source, reason);
+                return credentials_fail(r, reterr_problem,
+                                        "The connection string in %s is not usable: %s", source,
+                                        reason);
         if (r < 0)
                 return r;
         if (i->string.x509)
-                return fail(-EINVAL, reterr_problem,
-                            "The connection string in %s says x509=true, but iothubd signs in with a key: give the "
-                            "device symmetric keys and take its connection string with SharedAccessKey",
-                            source);
+                return credentials_fail(-EINVAL, reterr_problem,
+                                        "The connection string in %s says x509=true, but iothubd "
+                                        "signs in with a key: give the "
+                                        "device symmetric keys and take its connection string with "
+                                        "SharedAccessKey",
+                                        source);
         if (hub_device_id_check(i->string.device_id, /* for_mqtt= */ true) < 0 ||
-            (i->string.module_id && hub_device_id_check(i->string.module_id, /* for_mqtt= */ true) < 0))
-                return fail(-EINVAL, reterr_problem,
-                            "The id in the connection string in %s contains + or #, which MQTT topics cannot carry: "
-                            "register the device under another id",
-                            source);
+            (i->string.module_id &&
+             hub_device_id_check(i->string.module_id, /* for_mqtt= */ true) < 0))
+                return credentials_fail(-EINVAL, reterr_problem,
+                                        "The id in the connection string in %s contains + or #, "
+                                        "which MQTT topics cannot carry: "
+                                        "register the device under another id",
+                                        source);
         r = identity_fill(i, c);
         if (r < 0)
                 return r;
         *ret = TAKE_PTR(i);
-        return 0;
-}
-
-static void warn_if_exposed(const char *path) {
-        struct stat st;
-
-        if (stat(path, &st) >= 0 && (st.st_mode & S_IROTH))
-                log_warning("%s holds a device key and everyone may read it: chmod o-r %s", path, path);
-}
-
-static int read_text(const char *path, char **ret, char **reterr_problem) {
-        _cleanup_(erase_and_freep) char *text = NULL;
-        size_t size;
-        int r = read_file(path, FILE_BYTES_MAX, &text, &size);
-
-        if (r == -ENOMEM)
-                return r;
-        if (r == -ENOENT)
-                return fail(r, reterr_problem, "%s is missing: write the connection string of the device into it "
-                                               "(iothubctl device connection-string ID prints it)",
-                            path);
-        if (r == -EACCES)
-                return fail(r, reterr_problem,
-                            "%s may not be read by the user of iothubd: chgrp iothubd and chmod 0640", path);
-        if (r == -EFBIG)
-                return fail(r, reterr_problem,
-                            "%s is longer than a connection string can be: it must hold nothing else", path);
-        if (r < 0)
-                return fail(r, reterr_problem, "%s cannot be read: %s", path, strerror(-r));
-        if (strlen(text) != size) {
-                explicit_bzero(text, size);
-                return fail(-EINVAL, reterr_problem, "%s is not a text file: it must hold the connection string alone",
-                            path);
-        }
-        warn_if_exposed(path);
-        *ret = TAKE_PTR(text);
         return 0;
 }
 
@@ -198,7 +156,8 @@ static int read_identity(const Credentials *c, Role role, Identity **ret, char *
         int r;
 
         if (s->text) {
-                r = identity_new(c, s->text, "the configuration (connection_string)", ret, reterr_problem);
+                r = identity_new(c, s->text, "the configuration (connection_string)", ret,
+                                 reterr_problem);
                 return r < 0 ? r : 1;
         }
         if (!path && s->systemd_file && access(s->systemd_file, F_OK) == 0)
@@ -206,14 +165,23 @@ static int read_identity(const Credentials *c, Role role, Identity **ret, char *
         if (!path && role == ROLE_SECONDARY)
                 return 0;
         if (!path)
-                return fail(-ENOENT, reterr_problem,
-                            "No connection string is configured: set %s in iothubd.conf, or LoadCredential=%s:PATH in "
-                            "the service",
-                            roles[role].setting, roles[role].systemd_credential);
-        r = read_text(path, &text, reterr_problem);
+                return credentials_fail(-ENOENT, reterr_problem,
+                                        "No connection string is configured: set %s in "
+                                        "iothubd.conf, or LoadCredential=%s:PATH in "
+                                        "the service",
+                                        roles[role].setting, roles[role].systemd_credential);
+        r = credentials_read_file(
+                        path, FILE_BYTES_MAX, /* is_secret= */ true,
+                        "the connection string of the device",
+                        role == ROLE_PRIMARY ?
+                                        " (iothubctl device connection-string ID prints it)" :
+                                        " (iothubctl device connection-string --secondary ID "
+                                        "prints it)",
+                        &text, reterr_problem);
+        if (r >= 0)
+                r = identity_new(c, text, path, ret, reterr_problem);
         if (r < 0)
-                return r;
-        r = identity_new(c, text, path, ret, reterr_problem);
+                credentials_add_restart(path, reterr_problem);
         return r < 0 ? r : 1;
 }
 
@@ -236,21 +204,23 @@ static bool identity_equal(const Identity *a, const Identity *b) {
                same_text(a->string.shared_access_signature, b->string.shared_access_signature);
 }
 
-/* Remembers what is wrong, and tells it where somebody would not hear of it otherwise: without any credentials the uplink
- * tells it as its reason to hold. This runs after each refusal, so one and the same fault is told once. */
+/* Remembers what is wrong, and tells it where somebody would not hear of it otherwise: without any
+ * credentials the uplink tells it as its reason to hold. This runs after each refusal, so one and
+ * the same fault is told once. */
 static void set_problem(Credentials *c, Role role, char *problem, bool is_read) {
         Source *s = &c->sources[role];
 
         if (problem && c->n_keys > 0 && !same_text(problem, s->problem))
                 log_warning("%s. %s", problem,
-                            is_read       ? "It is not used"
-                            : s->identity ? "The credentials read before stay in use"
-                                          : "The other connection string is used alone");
+                            is_read     ? "It is not used" :
+                            s->identity ? "The credentials read before stay in use" :
+                                          "The other connection string is used alone");
         free(s->problem);
         s->problem = problem;
 }
 
-/* Takes what the role's source holds now. 1 when that is something else than before, 0, or -errno. */
+/* Takes what the role's source holds now. 1 when that is something else than before, 0, or -errno.
+ */
 static int reload_source(Credentials *c, Role role, char **reterr_problem) {
         _cleanup_(identity_freep) Identity *fresh = NULL;
         Source *s = &c->sources[role];
@@ -267,16 +237,18 @@ static int reload_source(Credentials *c, Role role, char **reterr_problem) {
 
 /* A secondary connection string brings a second key of the same device and nothing else. */
 static int choose_keys(Credentials *c, char **reterr_problem) {
-        const Identity *primary = c->sources[ROLE_PRIMARY].identity, *secondary = c->sources[ROLE_SECONDARY].identity;
+        const Identity *primary = c->sources[ROLE_PRIMARY].identity,
+                       *secondary = c->sources[ROLE_SECONDARY].identity;
 
         c->n_keys = 0;
         if (primary)
                 c->keys[c->n_keys++] = ROLE_PRIMARY;
         if (primary && secondary && !same_device(primary, secondary))
-                return fail(-EINVAL, reterr_problem,
-                            "The secondary connection string is for another hub or device than the first (%s): "
-                            "take both from the same device",
-                            primary->string.device_id);
+                return credentials_fail(-EINVAL, reterr_problem,
+                                        "The secondary connection string is for another hub or "
+                                        "device than the first (%s): "
+                                        "take both from the same device",
+                                        primary->string.device_id);
         if (secondary)
                 c->keys[c->n_keys++] = ROLE_SECONDARY;
         return 0;
@@ -313,22 +285,13 @@ static int default_product_info(char **ret) {
 
         if (uname(&u) < 0)
                 (void) strcpy(u.machine, "unknown");
-        if (asprintf(ret, "iothubd/" PROJECT_VERSION " (Linux; %s)", u.machine) >= 0)
-                return 0;
-        *ret = NULL;
-        return -ENOMEM;
+        return format_string(ret, "iothubd/" PROJECT_VERSION " (Linux; %s)", u.machine);
 }
 
 static int source_init(Source *s, Role role, const char *text, const char *file) {
-        const char *directory = getenv("CREDENTIALS_DIRECTORY");
-
         if (copy_text(text, &s->text) < 0 || copy_text(file, &s->file) < 0)
                 return -ENOMEM;
-        if (directory && asprintf(&s->systemd_file, "%s/%s", directory, roles[role].systemd_credential) < 0) {
-                s->systemd_file = NULL;
-                return -ENOMEM;
-        }
-        return 0;
+        return credentials_systemd_path(roles[role].systemd_credential, &s->systemd_file);
 }
 
 int credentials_new(const CredentialsOptions *options, Credentials **ret) {
@@ -338,7 +301,7 @@ int credentials_new(const CredentialsOptions *options, Credentials **ret) {
         c = malloc(sizeof(*c));
         if (!c)
                 return -ENOMEM;
-        *c = (Credentials) { .token_lifetime_usec = options->token_lifetime_usec };
+        *c = (Credentials){ .token_lifetime_usec = options->token_lifetime_usec };
 
         r = source_init(&c->sources[ROLE_PRIMARY], ROLE_PRIMARY, options->connection_string,
                         options->connection_string_file);
@@ -348,8 +311,8 @@ int credentials_new(const CredentialsOptions *options, Credentials **ret) {
         if (r >= 0)
                 r = copy_text(options->model_id, &c->model_id);
         if (r >= 0)
-                r = options->product_info ? copy_text(options->product_info, &c->product_info)
-                                          : default_product_info(&c->product_info);
+                r = options->product_info ? copy_text(options->product_info, &c->product_info) :
+                                            default_product_info(&c->product_info);
         if (r < 0)
                 return r;
         r = credentials_reload(c);
@@ -362,6 +325,15 @@ int credentials_new(const CredentialsOptions *options, Credentials **ret) {
 /* The first key's: all are of one device. */
 static const Identity *identity_of(const Credentials *c) {
         return c->sources[c->keys[0]].identity;
+}
+
+size_t credentials_files(Credentials *c, const char *ret[CREDENTIALS_FILES_MAX]) {
+        size_t n = 0;
+
+        for (Role i = 0; i < _ROLE_MAX; i++)
+                if (c->sources[i].file && !credentials_is_snapshot(c->sources[i].file))
+                        ret[n++] = c->sources[i].file;
+        return n;
 }
 
 const char *credentials_problem(Credentials *c) {

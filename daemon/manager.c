@@ -9,6 +9,7 @@
 #include <systemd/sd-event.h>
 
 #include "daemon/credentials.h"
+#include "daemon/credentials-watch.h"
 #include "daemon/ipc-server.h"
 #include "daemon/log.h"
 #include "daemon/notices.h"
@@ -30,6 +31,7 @@ struct Manager {
         Notices *notices;
         Outbox *outbox;
         Credentials *credentials;
+        CredentialsWatch *credentials_watch;
         Uplink *uplink;
         IpcServer *ipc;
         Watchdog *watchdog;
@@ -188,6 +190,34 @@ static void on_stopped(void *userdata) {
                 on_checkpoint(r, 0, 0, 0, m);
 }
 
+/* Returns whether they are others now; the connection then changes over in an orderly way. */
+static bool reload_credentials(Manager *m) {
+        if (credentials_reload(m->credentials) <= 0) /* a failure was logged, the old ones stay */
+                return false;
+        log_notice("Credentials have changed, connecting anew");
+        uplink_credentials_changed(m->uplink);
+        return true;
+}
+
+static bool on_credentials_touched(void *userdata) {
+        return reload_credentials(userdata);
+}
+
+/* It only saves a signal, so the daemon does without where the kernel has no more watches. */
+static void watch_credentials(Manager *m) {
+        const char *paths[CREDENTIALS_FILES_MAX];
+        size_t n = credentials_files(m->credentials, paths);
+        int r;
+
+        if (n == 0)
+                return;
+        r = credentials_watch_new(m->event, paths, n, on_credentials_touched, m,
+                                  &m->credentials_watch);
+        if (r < 0)
+                log_warning_errno(r, "Cannot watch the files of the credentials, SIGHUP tells of "
+                                     "new ones: %m");
+}
+
 static int start_uplink(Manager *m) {
         const Config *c = m->config;
         const CredentialsOptions credentials = {
@@ -228,6 +258,7 @@ static int start_uplink(Manager *m) {
                 r = uplink_start(m->uplink);
         if (r < 0)
                 return log_error_errno(r, "Cannot start the uplink: %m");
+        watch_credentials(m);
         return 0;
 }
 
@@ -299,16 +330,12 @@ static int on_terminate(sd_event_source *source, const struct signalfd_siginfo *
 static int on_reload(sd_event_source *source, const struct signalfd_siginfo *si, void *userdata) {
         Manager *m = userdata;
         UplinkStatus status;
-        bool changed;
 
         notify_managerf("RELOADING=1\nMONOTONIC_USEC=%" PRIu64, now_usec(CLOCK_MONOTONIC));
-        /* A failure was logged, the old ones stay. */
-        changed = credentials_reload(m->credentials) > 0;
-        if (changed)
-                log_notice("Credentials have changed, connecting anew");
         uplink_get_status(m->uplink, &status);
         /* Whoever asks for it has mended something, also where it was not the credentials. */
-        if (changed || status.state == UPLINK_STATE_BACKOFF || status.state == UPLINK_STATE_HOLDING)
+        if (!reload_credentials(m) &&
+            (status.state == UPLINK_STATE_BACKOFF || status.state == UPLINK_STATE_HOLDING))
                 uplink_credentials_changed(m->uplink);
         notify_manager("READY=1");
         return 0;
@@ -421,6 +448,7 @@ Manager *manager_free(Manager *m) {
                 return NULL;
         m->watchdog = watchdog_free(m->watchdog);
         m->ipc = ipc_server_free(m->ipc);
+        m->credentials_watch = credentials_watch_free(m->credentials_watch);
         m->uplink = uplink_free(m->uplink);
         m->credentials = credentials_free(m->credentials);
         sd_event_source_disable_unref(m->outbox_source);

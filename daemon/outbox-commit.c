@@ -89,12 +89,13 @@ static void batch_recycle(Outbox *o, OutboxBatch *b) {
 
 static int segment_open_write(OutboxBatch *b, OutboxSegment *s) {
         char name[OUTBOX_SEGMENT_NAME_MAX];
+        bool made = !s->on_disk;
         int r;
 
         if (s->write_fd >= 0)
                 return 0;
         outbox_segment_name(s->position, s->number, name);
-        if (!s->on_disk) {
+        if (made) {
                 r = outbox_segment_create(b->io, b->dir_fd, name, s->size);
                 if (r < 0)
                         return r;
@@ -103,7 +104,22 @@ static int segment_open_write(OutboxBatch *b, OutboxSegment *s) {
                 b->n_syncs += 2;
         }
         s->write_fd = b->io->openat(b->io, b->dir_fd, name, O_RDWR | O_CLOEXEC, 0);
+        if (s->write_fd == -ENOENT && !made) {
+                /* Somebody removed it. What is opened here is at the begin of a use: nothing in it was needed. */
+                s->on_disk = false;
+                return segment_open_write(b, s);
+        }
         return s->write_fd < 0 ? s->write_fd : 0;
+}
+
+/* A file whose name somebody removed takes writes and keeps none of them. */
+static int check_name(OutboxBatch *b, OutboxWrite *w) {
+        uint64_t size;
+        int r;
+
+        r = b->io->fsize(b->io, w->segment->write_fd, &size);
+        w->unlinked = r == -ENOENT;
+        return r;
 }
 
 static int write_run(OutboxBatch *b, OutboxWrite *w) {
@@ -153,6 +169,9 @@ void outbox_batch_run(OutboxJob *j) {
         for (size_t i = 0; i < b->n_writes && r >= 0; i++) {
                 if (i + 1 < b->n_writes && b->writes[i + 1].segment == b->writes[i].segment)
                         continue;
+                r = check_name(b, &b->writes[i]);
+                if (r < 0)
+                        break;
                 r = b->io->fdatasync(b->io, b->writes[i].segment->write_fd);
                 b->n_syncs++;
         }
@@ -181,11 +200,44 @@ static void file_run(OutboxJob *job) {
                              : j->io->unlinkat(j->io, j->dir_fd, j->from);
 }
 
+void outbox_evidence_name(uint32_t number, char ret[static OUTBOX_SEGMENT_NAME_MAX]) {
+        (void) snprintf(ret, OUTBOX_SEGMENT_NAME_MAX, "damaged-%08x", number);
+}
+
+int outbox_evidence_name_parse(const char *name, uint32_t *ret_number) {
+        const char *digits = startswith(name, "damaged-");
+
+        if (!digits || strlen(digits) != 8 || strspn(digits, "0123456789abcdef") != 8)
+                return -EINVAL;
+        *ret_number = (uint32_t) strtoul(digits, NULL, 16);
+        return 0;
+}
+
+void outbox_evidence_add(Outbox *o, uint32_t number) {
+        if (o->n_evidence < OUTBOX_EVIDENCE_MAX)
+                o->evidence[o->n_evidence++] = number;
+}
+
+static void evidence_forget(Outbox *o, const char *name) {
+        uint32_t number;
+
+        if (outbox_evidence_name_parse(name, &number) < 0)
+                return;
+        for (unsigned i = 0; i < o->n_evidence; i++)
+                if (o->evidence[i] == number) {
+                        memmove(o->evidence + i, o->evidence + i + 1, (o->n_evidence - i - 1) * sizeof(*o->evidence));
+                        o->n_evidence--;
+                        return;
+                }
+}
+
 /* What could not be renamed waits for the next start, which finds it. What could not be removed takes room until it is,
  * and counts as a segment that long. */
 static void file_done(Outbox *o, OutboxBackgroundJob *job) {
         OutboxFileJob *j = container_of(job, OutboxFileJob, job);
 
+        if (j->result == -ENOENT && j->to[0])
+                evidence_forget(o, j->to); /* somebody removed it before us */
         if (j->result < 0 && j->result != -ENOENT && !j->to[0]) {
                 if (!j->counted) {
                         j->counted = true;
@@ -235,24 +287,6 @@ static void submit_file_job(Outbox *o, const char *from, const char *to) {
         (void) snprintf(j->from, sizeof(j->from), "%s", from);
         (void) snprintf(j->to, sizeof(j->to), "%s", strempty(to));
         outbox_worker_submit(o->background, &j->job.job);
-}
-
-void outbox_evidence_name(uint32_t number, char ret[static OUTBOX_SEGMENT_NAME_MAX]) {
-        (void) snprintf(ret, OUTBOX_SEGMENT_NAME_MAX, "damaged-%08x", number);
-}
-
-int outbox_evidence_name_parse(const char *name, uint32_t *ret_number) {
-        const char *digits = startswith(name, "damaged-");
-
-        if (!digits || strlen(digits) != 8 || strspn(digits, "0123456789abcdef") != 8)
-                return -EINVAL;
-        *ret_number = (uint32_t) strtoul(digits, NULL, 16);
-        return 0;
-}
-
-void outbox_evidence_add(Outbox *o, uint32_t number) {
-        if (o->n_evidence < OUTBOX_EVIDENCE_MAX)
-                o->evidence[o->n_evidence++] = number;
 }
 
 /* Evidence gives way before anyone is refused. */
@@ -322,17 +356,6 @@ static unsigned segments_available(Outbox *o) {
         return n;
 }
 
-/* The lane's next message goes to another segment. What was synced is safe. */
-static void close_active(Outbox *o, OutboxLaneState *l) {
-        if (!l->active)
-                return;
-        l->active->state = OUTBOX_SEGMENT_CLOSED;
-        if (l->active->write_fd >= 0)
-                (void) o->io->close(o->io, l->active->write_fd); /* nothing unsynced in it is of use */
-        l->active->write_fd = -EBADF;
-        l->active = NULL;
-}
-
 /* In a small outbox the lanes may hold all segments there are: one whose messages have all ended gives its segment up.
  * Messages on their way to it keep it. */
 static void close_done_lanes(Outbox *o) {
@@ -345,7 +368,7 @@ static void close_done_lanes(Outbox *o) {
                 if (!s || (o->open && o->open->data[lane].size > 0) || (o->running && o->running->n_messages[lane] > 0) ||
                     !outbox_settled_set_contains_all(&l->settled, s->first_lane_seq, s->last_lane_seq))
                         continue;
-                close_active(o, l);
+                outbox_lane_close_active(o, l);
                 l->room = 0;
                 any = true;
         }
@@ -988,9 +1011,9 @@ static unsigned spares_wanted(Outbox *o) {
 static void release_segment(Outbox *o, OutboxLaneState *l, OutboxSegment *s) {
         outbox_lane_remove_segment(l, s);
         outbox_segment_close_fds(o, s);
-        if (s->damaged && o->n_evidence < OUTBOX_EVIDENCE_MAX)
+        if (s->damaged && !s->unlinked && !s->gone && o->n_evidence < OUTBOX_EVIDENCE_MAX)
                 discard_segment(o, s, true);
-        else if (s->damaged || s->failed || s->size != o->segment_size || o->n_spares >= spares_wanted(o))
+        else if (s->damaged || s->unlinked || s->failed || s->size != o->segment_size || o->n_spares >= spares_wanted(o))
                 discard_segment(o, s, false);
         else
                 outbox_spare_add(o, s);
@@ -1100,7 +1123,7 @@ static void complete_writes(Outbox *o, OutboxBatch *b) {
                 if (w->last_lane_seq > 0)
                         s->last_lane_seq = w->last_lane_seq;
                 if (w->fresh) {
-                        close_active(o, l);
+                        outbox_lane_close_active(o, l);
                         s->state = OUTBOX_SEGMENT_ACTIVE;
                         l->active = s;
                         outbox_lane_add_segment(l, s); /* the plan reserved it */
@@ -1188,7 +1211,8 @@ static void abandon_segments(Outbox *o, OutboxBatch *b) {
 
                 free(w->head);
                 w->head = NULL;
-                if (i > 0 && b->writes[i - 1].segment == s)
+                s->unlinked = s->unlinked || w->unlinked;
+                if (i + 1 < b->n_writes && b->writes[i + 1].segment == s)
                         continue;
                 s->failed = true;
                 if (s->position) {
@@ -1200,7 +1224,7 @@ static void abandon_segments(Outbox *o, OutboxBatch *b) {
                 }
                 /* Also the active one that a fresh one was to follow: a later message in it would lie behind the
                  * first of the fresh one, which may stay on the disk and speak for it. */
-                close_active(o, &o->lanes[s->lane]);
+                outbox_lane_close_active(o, &o->lanes[s->lane]);
                 if (w->fresh)
                         discard_segment(o, s, false);
         }

@@ -247,6 +247,32 @@ usec_t outbox_expire_deadline(Outbox *o) {
         return deadline;
 }
 
+void outbox_lost_tell(Outbox *o) {
+        char name[OUTBOX_SEGMENT_NAME_MAX + 4] = "";
+        uint64_t n = o->lost.n;
+
+        if (n == 0)
+                return;
+        o->lost.n = 0;
+        if (o->lost.named) {
+                memcpy(name, " in ", 4);
+                outbox_segment_name(false, o->lost.number, name + 4);
+        }
+        outbox_notice(o, LOG_ERR, MSG_OUTBOX_DAMAGE, "Damage on disk%s cost %" PRIu64 " messages of lane %s", name, n,
+                      outbox_lane_to_string(o->lost.lane));
+}
+
+/* What a segment loses at a time is told in one line. */
+static void note_lost(Outbox *o, OutboxLane lane, const OutboxSegment *s, uint64_t n) {
+        if (o->lost.n > 0 && (o->lost.lane != lane || o->lost.named != (s != NULL) || (s && o->lost.number != s->number)))
+                outbox_lost_tell(o);
+        o->lost.n += n;
+        o->lost.lane = lane;
+        o->lost.named = s;
+        o->lost.number = s ? s->number : 0;
+        outbox_wake(o);
+}
+
 void outbox_lost(Outbox *o, OutboxLane lane, OutboxSegment *s, uint64_t first, uint64_t last) {
         OutboxLaneState *l = &o->lanes[lane];
         uint64_t n = outbox_settled_set_missing(&l->settled, first, last);
@@ -264,7 +290,6 @@ void outbox_lost(Outbox *o, OutboxLane lane, OutboxSegment *s, uint64_t first, u
         o->totals.accepted -= MIN(o->totals.accepted, n);
         lane_subtract(l, n, 0);
         outbox_dirty(o);
-        outbox_notice(o, LOG_ERR, MSG_OUTBOX_DAMAGE, "Damage on disk cost %" PRIu64 " messages of lane %s", n,
-                      outbox_lane_to_string(lane));
+        note_lost(o, lane, s, n);
         outbox_identity_check(o);
 }

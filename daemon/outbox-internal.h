@@ -37,6 +37,9 @@ typedef struct OutboxSegment {
         bool same_boot;
         bool damaged;           /* kept as evidence when it is done */
         bool failed;            /* a write or sync of it failed */
+        bool unlinked;          /* somebody removed its name: it lasts as long as a descriptor */
+        bool gone;              /* and no descriptor was left */
+        unsigned n_missing;     /* times in a row that it could not be opened because of that */
         unsigned lane;
         unsigned n_pins;        /* reads and drops under way */
         uint32_t number, size;
@@ -125,6 +128,7 @@ typedef struct OutboxWrite {
         uint8_t *data;          /* records, not finished */
         size_t size;
         uint64_t last_lane_seq; /* 0: no message */
+        bool unlinked;          /* found by the job: see OutboxSegment */
 } OutboxWrite;
 
 typedef struct OutboxBatch {
@@ -238,6 +242,12 @@ struct Outbox {
         unsigned n_notices;
         OutboxDrop *drops;
         size_t n_drops, drops_allocated;
+        struct {
+                uint64_t n;
+                OutboxLane lane;
+                bool named;
+                uint32_t number;
+        } lost;                                /* to damage, not told yet: of one segment */
 
         bool dir_unsynced;                     /* the start could not sync the names that it found */
         bool need_checkpoint;                  /* before anything else: see docs/outbox-format.md, "Start" */
@@ -292,6 +302,10 @@ void outbox_lane_add_segment(OutboxLaneState *l, OutboxSegment *s); /* last; res
 OutboxSegment *outbox_lane_next_segment(const OutboxLaneState *l, const OutboxSegment *s);
 void outbox_lane_remove_segment(OutboxLaneState *l, OutboxSegment *s);
 void outbox_lane_done(Outbox *o, OutboxLaneState *l);
+/* The lane's next message goes to another segment. What was synced is safe. */
+void outbox_lane_close_active(Outbox *o, OutboxLaneState *l);
+/* Its file was removed behind our back: what was not handed out of it is lost. */
+void outbox_lane_segment_gone(Outbox *o, OutboxLane lane, OutboxSegment *s);
 OutboxEntry *outbox_lane_entry(OutboxLaneState *l, size_t i);
 OutboxEntry *outbox_lane_find(OutboxLaneState *l, uint64_t seq, size_t *ret_i);
 int outbox_lane_push_peek(OutboxLaneState *l); /* the peeked message becomes the last entry */
@@ -304,7 +318,8 @@ usec_t outbox_entry_expiry(Outbox *o, const OutboxEntry *e); /* CLOCK_BOOTTIME; 
 
 /* outbox-reader.c */
 /* The bytes of a segment from offset on, at least want of them unless it ends at limit before.
- * 0; -EAGAIN: being read, outbox_process() goes on; or -errno of the disk. */
+ * 0; -EAGAIN: being read, outbox_process() goes on, or (r->error) to be tried again later; -ENOENT: the file is gone,
+ * see outbox_lane_segment_gone(); or -errno. */
 int outbox_reader_get(Outbox *o, OutboxReader *r, OutboxSegment *s, uint64_t offset, uint64_t limit, size_t want,
                       const uint8_t **ret, size_t *ret_n);
 void outbox_reader_forget(OutboxReader *r); /* gives the block back */
@@ -342,6 +357,7 @@ bool outbox_drops_tell(Outbox *o);
 usec_t outbox_drops_deadline(Outbox *o);
 void outbox_tell(Outbox *o, OutboxLane lane, const OutboxEntry *e, OutboxEnd end, const char *reason);
 void outbox_lost(Outbox *o, OutboxLane lane, OutboxSegment *s, uint64_t first, uint64_t last);
+void outbox_lost_tell(Outbox *o); /* one line for all that a segment lost at once */
 
 /* outbox-reject.c: copies the message to the dead letters, then ends it; an entry in state REJECTING */
 void outbox_reject(Outbox *o, OutboxLane lane, OutboxEntry *e, const char *reason);

@@ -146,6 +146,8 @@ static int real_fsize(const OutboxIo *io, int fd, uint64_t *ret) {
 
         if (fstat(fd, &st) < 0)
                 return -errno;
+        if (st.st_nlink == 0)
+                return -ENOENT;
         *ret = (uint64_t) st.st_size;
         return 0;
 }

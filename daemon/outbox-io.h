@@ -25,7 +25,7 @@ struct OutboxIo {
         int (*renameat)(const OutboxIo *io, int dir_fd, const char *from, const char *to);
         int (*unlinkat)(const OutboxIo *io, int dir_fd, const char *name);
         int (*mkdirat)(const OutboxIo *io, int dir_fd, const char *name, mode_t mode);
-        int (*fsize)(const OutboxIo *io, int fd, uint64_t *ret);
+        int (*fsize)(const OutboxIo *io, int fd, uint64_t *ret); /* -ENOENT: it has no name any more, and ends with its descriptors */
         /* Calls f for each name except "." and ".."; stops at the first negative result and returns it. */
         int (*list)(const OutboxIo *io, int dir_fd, int (*f)(const char *name, void *userdata), void *userdata);
         /* Size of the file system and bytes free to unprivileged users. */

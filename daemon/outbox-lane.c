@@ -101,6 +101,46 @@ void outbox_lane_remove_segment(OutboxLaneState *l, OutboxSegment *s) {
                 l->active = NULL;
 }
 
+void outbox_lane_close_active(Outbox *o, OutboxLaneState *l) {
+        OutboxSegment *s = l->active;
+
+        if (!s)
+                return;
+        s->state = OUTBOX_SEGMENT_CLOSED;
+        if (s->unlinked && s->read_fd < 0)
+                s->read_fd = s->write_fd; /* the last way to what is in it */
+        else if (s->write_fd >= 0)
+                (void) o->io->close(o->io, s->write_fd); /* nothing unsynced in it is of use */
+        s->write_fd = -EBADF;
+        l->active = NULL;
+}
+
+void outbox_lane_segment_gone(Outbox *o, OutboxLane lane, OutboxSegment *s) {
+        OutboxLaneState *l = &o->lanes[lane];
+        OutboxSegment *next = outbox_lane_next_segment(l, s);
+        uint64_t first = s->first_lane_seq, last = next ? next->first_lane_seq - 1 : l->tail;
+
+        assert(s->state == OUTBOX_SEGMENT_CLOSED);
+
+        s->gone = s->damaged = true;
+        if (l->peeked && l->peek.segment == s)
+                l->peeked = false;
+        for (size_t i = 0; i < l->n_entries;) {
+                const OutboxEntry *e = outbox_lane_entry(l, i);
+
+                if (e->segment != s)
+                        i++;
+                else if (e->state == OUTBOX_ENTRY_IN_FLIGHT || e->state == OUTBOX_ENTRY_REJECTING) {
+                        /* These may still end in another way. */
+                        outbox_lost(o, lane, s, first, e->lane_seq - 1);
+                        first = e->lane_seq + 1;
+                        i++;
+                } else
+                        outbox_lane_remove_entry(l, i);
+        }
+        outbox_lost(o, lane, s, first, last);
+}
+
 void outbox_lane_done(Outbox *o, OutboxLaneState *l) {
         for (size_t i = 0; i < l->n_segments; i++)
                 outbox_segment_free(o, l->segments[i]);
@@ -297,6 +337,10 @@ int outbox_lane_peek(Outbox *o, OutboxLane lane) {
                         continue;
                 }
                 r = read_record(o, l, &record);
+                if (r == -ENOENT) {
+                        outbox_lane_segment_gone(o, lane, s);
+                        continue;
+                }
                 if (r < 0)
                         return r;
                 if (r == 0)

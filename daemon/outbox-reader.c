@@ -3,11 +3,13 @@
  *
  * A read that fails is tried again in small parts, and again later. What could not be read several times is damage
  * and counts as zeros, if another part of the segment can be read. If none can, the disk is away: nothing is given
- * up. */
+ * up. A file that somebody removed is gone. */
 #include "daemon/outbox-internal.h"
 
 #include <assert.h>
 #include <fcntl.h>
+
+#include "daemon/log.h"
 
 #define READ_BLOCK (256U * 1024U)
 #define READ_PART 4096U
@@ -78,19 +80,36 @@ static void read_run(OutboxJob *job) {
         }
 }
 
+static void read_failed(Outbox *o, OutboxReader *r, const OutboxSegment *s, int error) {
+        char name[OUTBOX_SEGMENT_NAME_MAX];
+
+        r->error = error;
+        r->retry_at = usec_add(outbox_now_boottime(o), USEC_PER_SEC << MIN(r->n_failures, 5U));
+        if (r->n_failures++ != FAILURES_MAX)
+                return;
+        outbox_segment_name(false, s->number, name);
+        outbox_notice(o, LOG_ERR, MSG_OUTBOX_UNREADABLE, "Cannot read %s, its messages of lane %s wait until that works again: %s",
+                      name, outbox_lane_to_string((OutboxLane) s->lane), strerror(-error));
+}
+
+static void read_works(Outbox *o, OutboxReader *r, const OutboxSegment *s) {
+        if (r->n_failures > FAILURES_MAX)
+                outbox_notice(o, LOG_NOTICE, MSG_OUTBOX_DISK_OK, "The outbox can be read again, lane %s goes on",
+                              outbox_lane_to_string((OutboxLane) s->lane));
+        r->error = 0;
+        r->n_failures = 0;
+}
+
 static void read_finish(Outbox *o, OutboxReadJob *j) {
         OutboxReader *r = j->reader;
 
         j->segment->n_pins--;
         if (r) {
                 r->job = NULL;
-                if (j->result < 0) {
-                        r->error = (int) j->result;
-                        r->retry_at = usec_add(outbox_now_boottime(o), USEC_PER_SEC << MIN(r->n_failures, 5U));
-                        r->n_failures++;
-                } else {
-                        r->error = 0;
-                        r->n_failures = 0;
+                if (j->result < 0)
+                        read_failed(o, r, j->segment, (int) j->result);
+                else {
+                        read_works(o, r, j->segment);
                         if (j->holes)
                                 j->segment->damaged = true;
                         free(r->data);
@@ -109,18 +128,42 @@ static void read_done(Outbox *o, OutboxBackgroundJob *job) {
         read_finish(o, container_of(job, OutboxReadJob, job));
 }
 
-static int segment_open_read(Outbox *o, OutboxSegment *s) {
+static bool is_being_written(const Outbox *o, const OutboxSegment *s) {
+        for (size_t i = 0; o->running && i < o->running->n_writes; i++)
+                if (o->running->writes[i].segment == s)
+                        return true;
+        return false;
+}
+
+/* -ENOENT: its name was removed, and that for good. */
+static int segment_open_read(Outbox *o, OutboxReader *r, OutboxSegment *s) {
         char name[OUTBOX_SEGMENT_NAME_MAX];
 
         if (s->read_fd >= 0)
                 return 0;
+        if (s->gone)
+                return -ENOENT;
         outbox_segment_name(s->position, s->number, name);
         s->read_fd = o->io->openat(o->io, o->dir_fd, name, O_RDONLY | O_CLOEXEC, 0);
-        return s->read_fd < 0 ? s->read_fd : 0;
+        if (s->read_fd >= 0) {
+                s->n_missing = 0;
+                return 0;
+        }
+        if (s->read_fd == -ENOENT && s->write_fd >= 0 && !is_being_written(o, s)) {
+                /* What it is written with reads it, too. Nothing more is written: it would not last. */
+                s->unlinked = true;
+                outbox_lane_close_active(o, &o->lanes[s->lane]);
+                outbox_admission_reset(o);
+                return 0;
+        }
+        if (s->read_fd == -ENOENT && s->state == OUTBOX_SEGMENT_CLOSED && ++s->n_missing > FAILURES_MAX)
+                return -ENOENT;
+        read_failed(o, r, s, s->read_fd);
+        return -EAGAIN;
 }
 
 static void let_go(Outbox *o, OutboxReader *r, OutboxSegment *s) {
-        if (r->segment && r->segment != s && r->segment->n_pins == 0 && r->segment->read_fd >= 0) {
+        if (r->segment && r->segment != s && r->segment->n_pins == 0 && r->segment->read_fd >= 0 && !r->segment->unlinked) {
                 (void) o->io->close(o->io, r->segment->read_fd); /* read only */
                 r->segment->read_fd = -EBADF;
         }
@@ -135,12 +178,9 @@ static int reader_load(Outbox *o, OutboxReader *r, OutboxSegment *s, uint64_t of
         if (r->error < 0 && outbox_now_boottime(o) < r->retry_at)
                 return -EAGAIN;
         let_go(o, r, s);
-        q = segment_open_read(o, s);
-        if (q < 0) {
-                r->error = q;
-                r->retry_at = usec_add(outbox_now_boottime(o), USEC_PER_SEC << MIN(r->n_failures++, 5U));
-                return -EAGAIN;
-        }
+        q = segment_open_read(o, r, s);
+        if (q < 0)
+                return q;
         j = malloc(sizeof(*j));
         if (!j)
                 return -ENOMEM;

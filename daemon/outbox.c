@@ -419,6 +419,7 @@ static void finish(Outbox *o) {
                         o->checkpoint_calls[i].callback(-ECANCELED, 0, 0, 0, o->checkpoint_calls[i].userdata);
         outbox_write_receipts(o);
         finish_jobs(o);
+        outbox_lost_tell(o);
         tell_notices(o);
 }
 
@@ -559,6 +560,7 @@ int outbox_process(Outbox *o) {
                 note_room(o);
                 outbox_commit_submit(o);
                 tell_deliverable(o);
+                outbox_lost_tell(o);
                 tell_notices(o);
                 /* Without threads what was submitted runs in the next round. */
                 more = more || (!o->options.threaded && (o->running || outbox_worker_busy(o->background)));
@@ -949,6 +951,10 @@ static int next_again(Outbox *o, OutboxLane lane, OutboxDelivery **ret) {
         int r;
 
         r = make_delivery(o, lane, e, ret);
+        if (r == -ENOENT) {
+                outbox_lane_segment_gone(o, lane, e->segment);
+                return 0;
+        }
         if (r == -EBADMSG) {
                 uint64_t lane_seq = e->lane_seq;
                 OutboxSegment *s = e->segment;
@@ -980,6 +986,10 @@ static int next_of_lane(Outbox *o, OutboxLane lane, OutboxDelivery **ret) {
                 if (r <= 0)
                         return r;
                 r = make_delivery(o, lane, &l->peek, ret);
+                if (r == -ENOENT) {
+                        outbox_lane_segment_gone(o, lane, l->peek.segment);
+                        continue;
+                }
                 if (r == -EBADMSG) {
                         /* It was whole when it was peeked: the disk changed its mind. */
                         l->peeked = false;
@@ -1027,16 +1037,17 @@ int outbox_next(Outbox *o, OutboxDelivery **ret) {
                 int r;
 
                 if (head_expired(o, (OutboxLane) lane))
-                        goto starve; /* it ends when there is room for more ends */
+                        continue; /* it ends when there is room for more ends */
                 r = next_of_lane(o, (OutboxLane) lane, &d);
                 if (r > 0) {
                         *ret = d;
                         return 0;
                 }
-                /* While a message of this lane is being read, none of a lower lane overtakes it. */
-                if (r == -EAGAIN)
+                /* While a message of this lane is being read, none of a lower lane overtakes it; where the disk does not
+                 * give it, these need not wait for that. */
+                if (r == -EAGAIN && o->lanes[lane].reader.error == 0)
                         goto starve;
-                if (r < 0)
+                if (r < 0 && r != -EAGAIN)
                         return r;
         }
 

@@ -5,6 +5,7 @@
 
 #include "lib/property-bag.h"
 #include "lib/sas-token.h"
+#include "lib/string-util.h"
 
 static bool same(const char *a, size_t n_a, const char *b, size_t n_b, bool fold_case) {
         return n_a == n_b && (fold_case ? strncasecmp(a, b, n_a) : strncmp(a, b, n_a)) == 0;
@@ -217,10 +218,10 @@ static int check_device_token(Hub *h, const HubDevice *d, const HubCredentials *
                 *reterr_reason = "no token: the password is empty";
                 return -EACCES;
         }
-        if (asprintf(&path, "/devices/%s", d->id) < 0) {
-                path = NULL;
-                return -ENOMEM;
-        }
+        r = d->module_id ? format_string(&path, "/devices/%s/modules/%s", d->id, d->module_id)
+                         : format_string(&path, "/devices/%s", d->id);
+        if (r < 0)
+                return r;
         r = check_token(h, c->password, path, /* fold_case= */ false, now_usec, &t, reterr_reason);
         if (r < 0)
                 return r;
@@ -244,6 +245,40 @@ static int check_device_token(Hub *h, const HubDevice *d, const HubCredentials *
         return 0;
 }
 
+/* Client id "ID" or "ID/MID". A module is as enabled as its device. */
+static int get_identity(Hub *h, const char *client_id, HubDevice *ret, const char **reterr_reason) {
+        _cleanup_(hub_device_done) HubDevice device = { 0 };
+        const char *slash = strchr(client_id, '/');
+        _cleanup_free_ char *id = NULL;
+        int r;
+
+        id = strndup(client_id, slash ? (size_t) (slash - client_id) : strlen(client_id));
+        if (!id)
+                return -ENOMEM;
+        r = hub_device_get(h, id, NULL, &device);
+        if (r == -ENOENT) {
+                *reterr_reason = "the device does not exist";
+                return -EACCES;
+        }
+        if (r < 0)
+                return r;
+        if (!device.enabled) {
+                *reterr_reason = "the device is disabled";
+                return -EACCES;
+        }
+        if (!slash) {
+                *ret = device;
+                device = (HubDevice) { 0 };
+                return 0;
+        }
+        r = hub_device_get(h, id, slash + 1, ret);
+        if (r == -ENOENT) {
+                *reterr_reason = "the device has no such module";
+                return -EACCES;
+        }
+        return r;
+}
+
 int hub_access_device(Hub *h, const HubCredentials *c, usec_t now_usec, HubAdmission *ret,
                       const char **reterr_reason) {
         _cleanup_(hub_device_done) HubDevice d = { 0 };
@@ -256,23 +291,19 @@ int hub_access_device(Hub *h, const HubCredentials *c, usec_t now_usec, HubAdmis
         r = check_user_name(h, c, reterr_reason);
         if (r < 0)
                 return r;
-        r = hub_device_get(h, c->client_id, &d);
-        if (r == -ENOENT) {
-                *reterr_reason = "the device does not exist";
-                return -EACCES;
-        }
+        r = get_identity(h, c->client_id, &d, reterr_reason);
         if (r < 0)
                 return r;
-        if (!d.enabled) {
-                *reterr_reason = "the device is disabled";
-                return -EACCES;
-        }
 
         switch (d.auth) {
         case HUB_DEVICE_AUTH_SAS:
                 r = check_device_token(h, &d, c, now_usec, &expires_usec, reterr_reason);
                 break;
         case HUB_DEVICE_AUTH_SELF_SIGNED: r = check_certificate(&d, c, reterr_reason); break;
+        case HUB_DEVICE_AUTH_NONE:
+                *reterr_reason = "a system module of an edge device has no key to sign in with";
+                r = -EACCES;
+                break;
         default:
                 *reterr_reason = "devices with certificates of a registered CA are not supported "
                                  "here";

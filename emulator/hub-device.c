@@ -8,22 +8,31 @@
 #include "lib/base64.h"
 #include "lib/hub-topic.h"
 #include "lib/parse-util.h"
+#include "lib/string-util.h"
 
 #define KEY_BYTES 32U     /* what the hub makes */
 #define KEY_BYTES_MIN 16U /* what it takes, else "Invalid device key length" */
 #define KEY_BYTES_MAX 64U
 #define SHA1_HEX 40U
 #define SHA256_HEX 64U
+#define HUB_ID_MAX 128U
+#define HUB_SCOPE_MAX 256U
 
 static const char *const auth_names[_HUB_DEVICE_AUTH_MAX] = {
         [HUB_DEVICE_AUTH_SAS] = "sas",
         [HUB_DEVICE_AUTH_SELF_SIGNED] = "selfSigned",
         [HUB_DEVICE_AUTH_CERTIFICATE_AUTHORITY] = "certificateAuthority",
+        [HUB_DEVICE_AUTH_NONE] = "none",
 };
 
 void hub_device_done(HubDevice *d) {
         free(d->id);
+        free(d->module_id);
         free(d->status_reason);
+        free(d->scope);
+        free(d->parent_scope);
+        free(d->managed_by);
+        free(d->twin);
         erase_and_free(d->primary_key);
         erase_and_free(d->secondary_key);
         free(d->primary_thumbprint);
@@ -41,9 +50,14 @@ static int copy_text(const char *s, char **ret) {
 int hub_device_copy(const HubDevice *d, HubDevice *ret) {
         _cleanup_(hub_device_done) HubDevice c = *d;
 
-        c.id = c.status_reason = NULL;
+        c.id = c.module_id = c.status_reason = NULL;
+        c.scope = c.parent_scope = c.managed_by = c.twin = NULL;
         c.primary_key = c.secondary_key = c.primary_thumbprint = c.secondary_thumbprint = NULL;
-        if (copy_text(d->id, &c.id) < 0 || copy_text(d->status_reason, &c.status_reason) < 0 ||
+        if (copy_text(d->id, &c.id) < 0 || copy_text(d->module_id, &c.module_id) < 0 ||
+            copy_text(d->scope, &c.scope) < 0 ||
+            copy_text(d->parent_scope, &c.parent_scope) < 0 ||
+            copy_text(d->managed_by, &c.managed_by) < 0 || copy_text(d->twin, &c.twin) < 0 ||
+            copy_text(d->status_reason, &c.status_reason) < 0 ||
             copy_text(d->primary_key, &c.primary_key) < 0 ||
             copy_text(d->secondary_key, &c.secondary_key) < 0 ||
             copy_text(d->primary_thumbprint, &c.primary_thumbprint) < 0 ||
@@ -213,7 +227,10 @@ static int read_authentication(struct json_object *o, HubDevice *d, const char *
         }
         for (HubDeviceAuth a = 0; r > 0 && a < _HUB_DEVICE_AUTH_MAX; a++)
                 if (strcasecmp(type, auth_names[a]) == 0) {
-                        d->auth = a;
+                        if (a == HUB_DEVICE_AUTH_NONE && !d->module_id)
+                                break;
+                        /* Seen: a client's module gets keys all the same. */
+                        d->auth = a == HUB_DEVICE_AUTH_NONE ? HUB_DEVICE_AUTH_SAS : a;
                         return 0;
                 }
         *reterr_text = "DeviceAuthenticationTypeIsMissing: sas, selfSigned or certificateAuthority "
@@ -241,41 +258,94 @@ static int read_status(struct json_object *o, HubDevice *d, const char **reterr_
         return r;
 }
 
-int hub_device_from_json(struct json_object *o, HubDevice *ret, const char **reterr_text) {
-        _cleanup_(hub_device_done) HubDevice d = { 0 };
+static int read_ids(struct json_object *o, HubDeviceForm form, HubDevice *d,
+                    const char **reterr_text) {
+        int r;
+
+        *reterr_text = "deviceId is missing or holds characters that no id may have";
+        r = read_text(o, form == HUB_DEVICE_FORM_BULK ? "id" : "deviceId", HUB_ID_MAX, &d->id);
+        if (r < 0)
+                return r;
+        if (!d->id || hub_device_id_check(d->id, /* for_mqtt= */ false) < 0)
+                return -EINVAL;
+        if (form == HUB_DEVICE_FORM_DEVICE)
+                return 0;
+
+        *reterr_text = "moduleId is missing or holds characters that no id may have";
+        r = read_text(o, "moduleId", HUB_ID_MAX, &d->module_id);
+        if (r < 0)
+                return r;
+        if (!d->module_id)
+                return form == HUB_DEVICE_FORM_BULK ? 0 : -EINVAL;
+        return hub_device_id_check(d->module_id, /* for_mqtt= */ false);
+}
+
+static int read_scopes(struct json_object *o, HubDevice *d, const char **reterr_text) {
+        struct json_object *parents, *first;
+        int r;
+
+        *reterr_text = "InvalidDeviceScope: deviceScope and parentScopes hold scopes of edge devices";
+        r = read_text(o, "deviceScope", HUB_SCOPE_MAX, &d->scope);
+        if (r < 0)
+                return r;
+        if (d->scope && !startswith(d->scope, HUB_EDGE_SCOPE_PREFIX))
+                return -EINVAL;
+        r = json_get_array(o, "parentScopes", &parents);
+        if (r <= 0 || json_object_array_length(parents) == 0)
+                return r;
+        first = json_object_array_get_idx(parents, 0);
+        if (json_object_array_length(parents) > 1 || !json_object_is_type(first, json_type_string) ||
+            !startswith(json_object_get_string(first), HUB_EDGE_SCOPE_PREFIX) ||
+            json_object_get_string_len(first) > (int) HUB_SCOPE_MAX)
+                return -EINVAL;
+        return copy_text(json_object_get_string(first), &d->parent_scope);
+}
+
+static int read_device_fields(struct json_object *o, HubDevice *d, const char **reterr_text) {
         struct json_object *capabilities;
+        int r;
+
+        r = read_status(o, d, reterr_text);
+        if (r < 0)
+                return r;
+        *reterr_text = "capabilities is not an object with a boolean iotEdge";
+        r = json_get_object(o, "capabilities", &capabilities);
+        if (r > 0)
+                r = json_get_bool(capabilities, "iotEdge", &d->iot_edge);
+        if (r < 0)
+                return -EINVAL;
+        return read_scopes(o, d, reterr_text);
+}
+
+int hub_device_from_json(struct json_object *o, HubDeviceForm form, HubDevice *ret,
+                         const char **reterr_text) {
+        _cleanup_(hub_device_done) HubDevice d = { 0 };
         int r;
 
         assert(ret);
         assert(reterr_text);
 
-        *reterr_text = "deviceId is missing or holds characters that no id may have";
-        r = read_text(o, "deviceId", 128, &d.id);
+        r = read_ids(o, form, &d, reterr_text);
         if (r < 0)
                 return r;
-        if (!d.id || hub_device_id_check(d.id, /* for_mqtt= */ false) < 0)
-                return -EINVAL;
-
-        r = read_status(o, &d, reterr_text);
+        if (d.module_id) {
+                d.enabled = true; /* modules have no status of their own */
+                *reterr_text = "managedBy is no text of at most 128 characters";
+                r = read_text(o, "managedBy", HUB_STATUS_REASON_MAX, &d.managed_by);
+        } else
+                r = read_device_fields(o, &d, reterr_text);
         if (r < 0)
                 return r;
         r = read_authentication(o, &d, reterr_text);
         if (r < 0)
                 return r;
 
-        *reterr_text = "capabilities is not an object with a boolean iotEdge";
-        r = json_get_object(o, "capabilities", &capabilities);
-        if (r > 0)
-                r = json_get_bool(capabilities, "iotEdge", &d.iot_edge);
-        if (r < 0)
-                return -EINVAL;
-
         *ret = d;
         d = (HubDevice) { 0 };
         return 0;
 }
 
-static int add_time(struct json_object *o, const char *field, usec_t t, bool with_z) {
+int hub_device_add_time(struct json_object *o, const char *field, usec_t t, bool with_z) {
         char buf[FORMAT_TIMESTAMP_MAX] = "0001-01-01T00:00:00Z";
         size_t n;
 
@@ -287,52 +357,128 @@ static int add_time(struct json_object *o, const char *field, usec_t t, bool wit
         return json_add_string(o, field, buf);
 }
 
-static int add_text_or_null(struct json_object *o, const char *field, const char *s) {
+int hub_device_add_text(struct json_object *o, const char *field, const char *s) {
         if (s)
                 return json_add_string(o, field, s);
         return json_object_object_add(o, field, NULL) < 0 ? -ENOMEM : 0;
 }
 
+int hub_device_add_thumbprints(struct json_object *o, const HubDevice *d) {
+        struct json_object *x509 = json_object_new_object();
+
+        if (json_add(o, "x509Thumbprint", x509) < 0 ||
+            hub_device_add_text(x509, "primaryThumbprint", d->primary_thumbprint) < 0 ||
+            hub_device_add_text(x509, "secondaryThumbprint", d->secondary_thumbprint) < 0)
+                return -ENOMEM;
+        return 0;
+}
+
+int hub_device_add_scopes(struct json_object *o, const HubDevice *d) {
+        struct json_object *parents = json_object_new_array(), *parent = NULL;
+
+        if (d->parent_scope)
+                parent = json_object_new_string(d->parent_scope);
+        if (!parents || (d->parent_scope && !parent) ||
+            (parent && json_object_array_add(parents, parent) < 0)) {
+                json_object_put(parents);
+                return -ENOMEM;
+        }
+        if (!d->parent_scope)
+                json_object_put(parents);
+        else if (json_add(o, "parentScopes", parents) < 0)
+                return -ENOMEM;
+        return json_add_string(o, "deviceScope", d->scope);
+}
+
 static int add_authentication(struct json_object *o, const HubDevice *d) {
         _cleanup_json_ struct json_object *a = json_object_new_object();
         struct json_object *keys = json_object_new_object();
-        struct json_object *x509 = json_object_new_object();
 
         if (!a || json_add(a, "symmetricKey", keys) < 0 ||
-            json_add(a, "x509Thumbprint", x509) < 0 ||
-            add_text_or_null(keys, "primaryKey", d->primary_key) < 0 ||
-            add_text_or_null(keys, "secondaryKey", d->secondary_key) < 0 ||
-            add_text_or_null(x509, "primaryThumbprint", d->primary_thumbprint) < 0 ||
-            add_text_or_null(x509, "secondaryThumbprint", d->secondary_thumbprint) < 0 ||
+            hub_device_add_text(keys, "primaryKey", d->primary_key) < 0 ||
+            hub_device_add_text(keys, "secondaryKey", d->secondary_key) < 0 ||
+            hub_device_add_thumbprints(a, d) < 0 ||
             json_add_string(a, "type", auth_names[d->auth]) < 0)
                 return -ENOMEM;
         return json_add(o, "authentication", TAKE_PTR(a));
 }
 
-int hub_device_to_json(const HubDevice *d, bool with_z, struct json_object **ret) {
-        _cleanup_json_ struct json_object *o = json_object_new_object();
-        _cleanup_free_ char *etag = NULL;
-        struct json_object *capabilities = json_object_new_object();
-        char generation[21];
+const char *hub_device_auth_name(HubDeviceAuth auth) {
+        return auth_names[auth];
+}
 
-        /* Always fits. */
-        (void) snprintf(generation, sizeof(generation), "%" PRIu64, d->generation);
-        if (!o || hub_etag_format(d->etag, &etag) < 0 ||
+int hub_device_client_id(const char *id, const char *module_id, char **ret) {
+        return module_id ? format_string(ret, "%s/%s", id, module_id) : format_string(ret, "%s", id);
+}
+
+usec_t hub_device_created_usec(const HubDevice *d) {
+        return d->generation > HUB_TICKS_AT_1970 ? (d->generation - HUB_TICKS_AT_1970) / 10 : 0;
+}
+
+static const char *connection_state(const HubDevice *d) {
+        return d->connected ? "Connected" : "Disconnected";
+}
+
+static int add_module_fields(struct json_object *o, const HubDevice *d, const char *generation,
+                             const char *etag, bool with_z) {
+        if (json_add_string(o, "moduleId", d->module_id) < 0 ||
+            hub_device_add_text(o, "managedBy", d->managed_by) < 0 ||
             json_add_string(o, "deviceId", d->id) < 0 ||
             json_add_string(o, "generationId", generation) < 0 ||
             json_add_string(o, "etag", etag) < 0 ||
-            json_add_string(o, "connectionState", d->connected ? "Connected" : "Disconnected") <
-                            0 ||
-            json_add_string(o, "status", d->enabled ? "enabled" : "disabled") < 0 ||
-            add_text_or_null(o, "statusReason", d->status_reason) < 0 ||
-            add_time(o, "connectionStateUpdatedTime", d->connection_updated_usec, with_z) < 0 ||
-            add_time(o, "statusUpdatedTime", d->status_updated_usec, with_z) < 0 ||
-            add_time(o, "lastActivityTime", d->last_activity_usec, with_z) < 0 ||
-            json_add_u64(o, "cloudToDeviceMessageCount", 0) < 0 || add_authentication(o, d) < 0 ||
-            json_add(o, "capabilities", capabilities) < 0 ||
-            json_add_bool(capabilities, "iotEdge", d->iot_edge) < 0) {
+            json_add_string(o, "connectionState", connection_state(d)) < 0)
                 return -ENOMEM;
-        }
+        return hub_device_add_time(o, "connectionStateUpdatedTime", d->connection_updated_usec,
+                                   with_z);
+}
+
+static int add_device_fields(struct json_object *o, const HubDevice *d, const char *generation,
+                             const char *etag, bool with_z) {
+        if (json_add_string(o, "deviceId", d->id) < 0 ||
+            json_add_string(o, "generationId", generation) < 0 ||
+            json_add_string(o, "etag", etag) < 0 ||
+            json_add_string(o, "connectionState", connection_state(d)) < 0 ||
+            json_add_string(o, "status", d->enabled ? "enabled" : "disabled") < 0 ||
+            hub_device_add_text(o, "statusReason", d->status_reason) < 0 ||
+            hub_device_add_time(o, "connectionStateUpdatedTime", d->connection_updated_usec,
+                                with_z) < 0)
+                return -ENOMEM;
+        return hub_device_add_time(o, "statusUpdatedTime", d->status_updated_usec, with_z);
+}
+
+static int add_capabilities(struct json_object *o, const HubDevice *d) {
+        struct json_object *capabilities = json_object_new_object();
+
+        if (json_add(o, "capabilities", capabilities) < 0 ||
+            json_add_bool(capabilities, "iotEdge", d->iot_edge) < 0)
+                return -ENOMEM;
+        return hub_device_add_scopes(o, d);
+}
+
+int hub_device_to_json(const HubDevice *d, bool with_z, struct json_object **ret) {
+        _cleanup_json_ struct json_object *o = json_object_new_object();
+        _cleanup_free_ char *etag = NULL;
+        char generation[21];
+        int r;
+
+        if (!o || hub_etag_format(d->etag, &etag) < 0)
+                return -ENOMEM;
+        /* Always fits. */
+        (void) snprintf(generation, sizeof(generation), "%" PRIu64, d->generation);
+        if (d->module_id)
+                r = add_module_fields(o, d, generation, etag, with_z);
+        else
+                r = add_device_fields(o, d, generation, etag, with_z);
+        if (r >= 0)
+                r = hub_device_add_time(o, "lastActivityTime", d->last_activity_usec, with_z);
+        if (r >= 0)
+                r = json_add_u64(o, "cloudToDeviceMessageCount", 0);
+        if (r >= 0)
+                r = add_authentication(o, d);
+        if (r >= 0 && !d->module_id)
+                r = add_capabilities(o, d);
+        if (r < 0)
+                return r;
         *ret = TAKE_PTR(o);
         return 0;
 }

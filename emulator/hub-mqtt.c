@@ -471,7 +471,6 @@ static int read_options(const struct mosquitto_opt *options, int n, Options *ret
 
 static int plugin_new(const Options *o, Plugin **ret) {
         _cleanup_(plugin_freep) Plugin *p = NULL;
-        uint64_t line;
         int r;
 
         p = malloc(sizeof(*p));
@@ -488,7 +487,7 @@ static int plugin_new(const Options *o, Plugin **ret) {
                 return -ENOMEM;
 
         /* The broker runs in the state folder. */
-        r = hub_open(AT_FDCWD, o->host, &p->hub, &line);
+        r = hub_open(AT_FDCWD, o->host, &p->hub);
         if (r < 0)
                 return r;
         r = hub_registry_new(p->hub, "registry.sock", &p->registry);

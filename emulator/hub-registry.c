@@ -1,24 +1,22 @@
+/* The HTTP door: who may call what. What a call does is in hub-registry-*.c, which see no HTTP. */
 #include "emulator/hub-registry.h"
 
 #include <assert.h>
 #include <ctype.h>
-#include <signal.h>
 #include <pthread.h>
+#include <signal.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
 #include <microhttpd.h>
-#include <openssl/rand.h>
 
 #include "emulator/hub-access.h"
+#include "emulator/hub-registry-private.h"
 #include "lib/fd-util.h"
 #include "lib/hub-topic.h"
-#include "lib/parse-util.h"
 #include "lib/property-bag.h"
-#include "lib/string-util.h"
 
-#define BODY_BYTES_MAX (256U * 1024U)
-#define LIST_MAX 1000U
+#define BODY_BYTES_MAX (1024U * 1024U) /* 100 items of a bulk call, with twins */
 #define CONNECTIONS_MAX 512U
 #define IDLE_TIMEOUT_SEC 120U
 #define API_VERSION_MIN "2016-02-03" /* the oldest that the hub still takes */
@@ -34,281 +32,78 @@ typedef struct Request {
         bool too_large;
 } Request;
 
-typedef struct Answer {
-        unsigned status;
-        struct json_object *body; /* owned; NULL: none */
-        const char *error;        /* iothub-errorcode; NULL: success */
-        char *etag;               /* owned; NULL: no header */
-} Answer;
-
-static void answer_done(Answer *a) {
-        json_object_put(a->body);
-        free(a->etag);
-        *a = (Answer) { 0 };
-}
-
-static void format_request_id(char hex[static 33]) {
-        uint8_t id[16] = { 0 };
-
-        (void) RAND_bytes(id, sizeof(id)); /* an id of zeros serves as well */
-        (void) format_id128(id, hex);
-}
-
-/* {"Message":"ErrorCode:NAME;text","ExceptionMessage":"Tracking ID:...-TimeStamp:..."} */
-static int answer_error(Answer *a, unsigned status, const char *name, const char *format, ...)
-                _printf_(4, 5);
-static int answer_error(Answer *a, unsigned status, const char *name, const char *format, ...) {
-        _cleanup_json_ struct json_object *o = json_object_new_object();
-        _cleanup_free_ char *text = NULL, *message = NULL, *tracking = NULL;
-        time_t now = (time_t) (now_usec(CLOCK_REALTIME) / USEC_PER_SEC);
-        char id[33], stamp[32];
-        struct tm tm;
-        va_list ap;
-        int r;
-
-        va_start(ap, format);
-        r = vformat_string(&text, format, ap);
-        va_end(ap);
-        if (r < 0)
-                return r;
-        if (asprintf(&message, "ErrorCode:%s;%s", name, text) < 0) {
-                message = NULL;
-                return -ENOMEM;
-        }
-        format_request_id(id);
-        (void) strftime(stamp, sizeof(stamp), "%m/%d/%Y %H:%M:%S", gmtime_r(&now, &tm)); /* fits */
-        if (asprintf(&tracking, "Tracking ID:%s-TimeStamp:%s", id, stamp) < 0) {
-                tracking = NULL;
-                return -ENOMEM;
-        }
-        if (!o || json_add_string(o, "Message", message) < 0 ||
-            json_add_string(o, "ExceptionMessage", tracking) < 0)
-                return -ENOMEM;
-
-        answer_done(a);
-        *a = (Answer) { .status = status, .error = name, .body = TAKE_PTR(o) };
-        return 0;
-}
-
-static int answer_device(Answer *a, const HubDevice *d, bool with_z) {
-        _cleanup_free_ char *etag = NULL;
-        int r;
-
-        r = hub_etag_format(d->etag, &etag);
-        if (r < 0)
-                return r;
-        if (asprintf(&a->etag, "\"%s\"", etag) < 0) {
-                a->etag = NULL;
-                return -ENOMEM;
-        }
-        a->status = MHD_HTTP_OK;
-        return hub_device_to_json(d, with_z, &a->body);
-}
-
-/* If-Match. */
-typedef struct Condition {
-        bool given; /* an empty one counts as none: a client sends it on create */
-        bool any;
-        uint64_t etag; /* 0, which no device has, where the text is no etag of ours */
-} Condition;
-
-static int read_condition(const char *text, Condition *ret) {
-        _cleanup_free_ char *bare = NULL;
-        Condition c = { 0 };
-        size_t n;
-
-        if (text) {
-                n = strlen(text);
-                if (n >= 2 && text[0] == '"' && text[n - 1] == '"') {
-                        text++;
-                        n -= 2;
-                }
-                bare = strndup(text, n);
-                if (!bare)
-                        return -ENOMEM;
-                c.given = n > 0;
-                c.any = streq(bare, "*");
-                if (hub_etag_parse(bare, &c.etag) < 0)
-                        c.etag = 0;
-        }
-        *ret = c;
-        return 0;
-}
-
-static const uint64_t *if_etag(const Condition *c) {
-        return c->any ? NULL : &c->etag;
-}
-
-/* What the calls of the registry share when they fail. */
-static int answer_failure(Answer *a, int error, const char *id, const Condition *c,
-                          uint64_t existing) {
-        switch (error) {
-        case -ENOENT: return answer_error(a, MHD_HTTP_NOT_FOUND, "DeviceNotFound", "%s", id);
-        case -EEXIST:
-                return answer_error(a, MHD_HTTP_CONFLICT, "DeviceAlreadyExists",
-                                    "A device with ID '%s' is already registered.", id);
-        case -ESTALE:
-                return answer_error(a, MHD_HTTP_PRECONDITION_FAILED, "PreconditionFailed",
-                                    "Precondition failed: Device version did not match, "
-                                    "existingVersion:%" PRIu64 " newVersion:%" PRIu64,
-                                    existing, c->etag);
-        case -EOVERFLOW:
-                return answer_error(a, MHD_HTTP_FORBIDDEN, "TooManyDevices",
-                                    "The hub holds no more devices.");
-        case -ENOMEM: return error;
-        default:
-                return answer_error(a, MHD_HTTP_INTERNAL_SERVER_ERROR, "ServerError", "%s",
-                                    strerror(-error));
-        }
-}
-
-static int get_device(HubRegistry *r, const char *id, Answer *a) {
-        _cleanup_(hub_device_done) HubDevice d = { 0 };
-        int k;
-
-        k = hub_device_get(r->hub, id, &d);
-        if (k < 0)
-                return answer_failure(a, k, id, NULL, 0);
-        return answer_device(a, &d, /* with_z= */ true);
-}
-
-static int parse_body(const Request *q, struct json_object **ret) {
-        struct json_tokener *t;
-        struct json_object *o;
-        size_t end;
-
-        t = json_tokener_new();
-        if (!t)
-                return -ENOMEM;
-        o = json_tokener_parse_ex(t, q->body.data ? (const char *) q->body.data : "",
-                                  (int) q->body.size);
-        end = json_tokener_get_parse_end(t);
-        json_tokener_free(t);
-        while (end < q->body.size && strchr(" \t\r\n", q->body.data[end]))
-                end++;
-        if (!o || end != q->body.size || !json_object_is_type(o, json_type_object)) {
-                json_object_put(o);
-                return -EINVAL;
-        }
-        *ret = o;
-        return 0;
-}
-
-static int put_device(HubRegistry *r, const Request *q, const char *id, const Condition *c,
-                      Answer *a) {
-        _cleanup_(hub_device_done) HubDevice wanted = { 0 }, made = { 0 };
-        _cleanup_json_ struct json_object *body = NULL;
-        const char *reason;
-        uint64_t existing = 0;
-        int k;
-
-        k = parse_body(q, &body);
-        if (k == -EINVAL)
-                return answer_error(a, MHD_HTTP_BAD_REQUEST, "IotHubFormatError",
-                                    "The body is no JSON object.");
-        if (k < 0)
-                return k;
-        k = hub_device_from_json(body, &wanted, &reason);
-        if (k == -EINVAL)
-                return answer_error(a, MHD_HTTP_BAD_REQUEST, "ArgumentInvalid", "%s", reason);
-        if (k < 0)
-                return k;
-        if (!streq(wanted.id, id))
-                return answer_error(a, MHD_HTTP_BAD_REQUEST, "ArgumentInvalid",
-                                    "The deviceId of the body is not that of the path.");
-
-        if (c->given)
-                k = hub_device_update(r->hub, &wanted, if_etag(c), &made, &existing);
-        else
-                k = hub_device_create(r->hub, &wanted, &made);
-        if (k < 0)
-                return answer_failure(a, k, id, c, existing);
-        return answer_device(a, &made, /* with_z= */ c->given);
-}
-
-static int delete_device(HubRegistry *r, const char *id, const Condition *c, Answer *a) {
-        uint64_t existing = 0;
-        int k;
-
-        if (!c->given)
-                return answer_error(a, MHD_HTTP_PRECONDITION_FAILED, "PreconditionFailed",
-                                    "Etag missing");
-        k = hub_device_delete(r->hub, id, if_etag(c), &existing);
-        if (k < 0)
-                return answer_failure(a, k, id, c, existing);
-        a->status = MHD_HTTP_NO_CONTENT;
-        return 0;
-}
-
-static int list_devices(HubRegistry *r, const char *top, Answer *a) {
-        HubDevice *devices;
-        uint64_t max = LIST_MAX;
-        size_t n;
-        int k;
-
-        if (top && parse_u64_range(top, 1, LIST_MAX, &max) < 0)
-                return answer_error(a, MHD_HTTP_BAD_REQUEST, "ArgumentInvalid",
-                                    "top is not within 1..1000");
-        k = hub_device_list(r->hub, max, &devices, &n);
-        if (k < 0)
-                return k;
-
-        a->status = MHD_HTTP_OK;
-        a->body = json_object_new_array_ext((int) n + 1);
-        k = a->body ? 0 : -ENOMEM;
-        for (size_t i = 0; i < n; i++) {
-                struct json_object *o;
-
-                if (k >= 0)
-                        k = hub_device_to_json(devices + i, /* with_z= */ true, &o);
-                if (k >= 0 && json_object_array_add(a->body, o) < 0) {
-                        json_object_put(o);
-                        k = -ENOMEM;
-                }
-                hub_device_done(devices + i);
-        }
-        free(devices);
-        return k;
-}
-
-static int get_statistics(HubRegistry *r, const char *what, Answer *a) {
-        uint64_t enabled, disabled, connected;
-
-        hub_device_count(r->hub, &enabled, &disabled, &connected);
-        a->status = MHD_HTTP_OK;
-        a->body = json_object_new_object();
-        if (!a->body)
-                return -ENOMEM;
-        if (streq(what, "service"))
-                return json_add_u64(a->body, "connectedDeviceCount", connected);
-        if (json_add_u64(a->body, "totalDeviceCount", enabled + disabled) < 0 ||
-            json_add_u64(a->body, "enabledDeviceCount", enabled) < 0)
-                return -ENOMEM;
-        return json_add_u64(a->body, "disabledDeviceCount", disabled);
-}
-
-/* "/devices/ID" and the like: the part behind prefix, decoded. 1, 0 (another path) or -ENOMEM. */
-static int take_id(const char *path, const char *prefix, char **ret) {
-        const char *rest = startswith(path, prefix);
-        _cleanup_free_ char *id = NULL;
-        size_t n;
-        int r;
-
-        if (!rest || !*rest || strchr(rest, '/'))
-                return 0;
-        r = percent_decode(rest, strlen(rest), &id, &n);
-        if (r == -ENOMEM)
-                return r;
-        if (r < 0 || strlen(id) != n)
-                return 0;
-        *ret = TAKE_PTR(id);
-        return 1;
-}
-
 typedef struct Context {
         struct MHD_Connection *connection;
         const Request *request;
 } Context;
+
+typedef int (*Handler)(const RegistryCall *c, RegistryAnswer *a);
+
+/* {} stands for an id: the device's, then the module's. */
+static const struct {
+        const char *method, *path;
+        HubRight right;
+        Handler handler;
+} routes[] = {
+        { "GET", "/devices", HUB_RIGHT_REGISTRY_READ, registry_list_devices },
+        { "GET", "/devices/{}", HUB_RIGHT_REGISTRY_READ, registry_get_identity },
+        { "PUT", "/devices/{}", HUB_RIGHT_REGISTRY_WRITE, registry_put_identity },
+        { "DELETE", "/devices/{}", HUB_RIGHT_REGISTRY_WRITE, registry_delete_identity },
+        { "GET", "/devices/{}/modules", HUB_RIGHT_REGISTRY_READ, registry_list_modules },
+        { "GET", "/devices/{}/modules/{}", HUB_RIGHT_REGISTRY_READ, registry_get_identity },
+        { "PUT", "/devices/{}/modules/{}", HUB_RIGHT_REGISTRY_WRITE, registry_put_identity },
+        { "DELETE", "/devices/{}/modules/{}", HUB_RIGHT_REGISTRY_WRITE, registry_delete_identity },
+        { "GET", "/statistics/devices", HUB_RIGHT_REGISTRY_READ, registry_count_devices },
+        { "GET", "/statistics/service", HUB_RIGHT_REGISTRY_READ, registry_count_connected },
+        { "GET", "/jobs/{}", HUB_RIGHT_REGISTRY_READ, registry_no_job },
+        { "DELETE", "/jobs/{}", HUB_RIGHT_REGISTRY_WRITE, registry_no_job },
+};
+
+/* One segment of a path, decoded. 0, -EINVAL (no text) or -ENOMEM. */
+static int decode_segment(const char *s, size_t n, char **ret) {
+        size_t size;
+        int r;
+
+        r = percent_decode(s, n, ret, &size);
+        if (r >= 0 && strlen(*ret) != size) {
+                free(*ret);
+                *ret = NULL;
+                return -EINVAL;
+        }
+        return r;
+}
+
+/* 1 and the ids, decoded; 0 (another path), -EINVAL (an id with a bad escape) or -ENOMEM. */
+static int match_path(const char *pattern, const char *path, char *ret_ids[static 2]) {
+        const char *segments[2];
+        size_t sizes[2], n_ids = 0;
+
+        while (*pattern == '/') {
+                size_t n_pattern = strcspn(++pattern, "/"), n_path;
+
+                if (*path != '/')
+                        return 0;
+                n_path = strcspn(++path, "/");
+                if (n_path == 0)
+                        return 0;
+                if (strncmp(pattern, "{}", n_pattern) == 0 && n_ids < 2) {
+                        segments[n_ids] = path;
+                        sizes[n_ids++] = n_path;
+                } else if (n_path != n_pattern || strncmp(pattern, path, n_path) != 0)
+                        return 0;
+                pattern += n_pattern;
+                path += n_path;
+        }
+        if (*path != '\0' && !streq(path, "/")) /* SDKs write /devices/?top=1 */
+                return 0;
+        for (size_t i = 0; i < n_ids; i++) {
+                int r = decode_segment(segments[i], sizes[i], ret_ids + i);
+
+                if (r < 0)
+                        return r;
+        }
+        return 1;
+}
 
 static const char *header(const Context *x, const char *name) {
         return MHD_lookup_connection_value(x->connection, MHD_HEADER_KIND, name);
@@ -319,10 +114,8 @@ static const char *argument(const Context *x, const char *name) {
 }
 
 /* 1 to go on, 0 when *a holds the refusal. */
-static int check_access(HubRegistry *r, const Context *x, Answer *a) {
+static int check_access(HubRegistry *r, const Context *x, HubRight right, RegistryAnswer *a) {
         const char *reason = "";
-        HubRight right = streq(x->request->method, "GET") ? HUB_RIGHT_REGISTRY_READ
-                                                          : HUB_RIGHT_REGISTRY_WRITE;
         int k;
 
         k = hub_access_service(r->hub, header(x, "Authorization"), x->request->path, right,
@@ -330,8 +123,8 @@ static int check_access(HubRegistry *r, const Context *x, Answer *a) {
         if (k == -ENOMEM)
                 return k;
         if (k < 0) {
-                k = answer_error(a, MHD_HTTP_UNAUTHORIZED, "IotHubUnauthorizedAccess",
-                                 "Unauthorized: %s", reason);
+                k = registry_error(a, MHD_HTTP_UNAUTHORIZED, "IotHubUnauthorizedAccess",
+                                   "Unauthorized: %s", reason);
                 return k < 0 ? k : 0;
         }
         return 1;
@@ -349,61 +142,86 @@ static bool is_api_version(const char *s) {
         return *s == '\0' || streq(s, "-preview");
 }
 
-static int route(HubRegistry *r, const Context *x, Answer *a) {
-        const char *method = x->request->method, *path = x->request->path;
-        _cleanup_free_ char *id = NULL;
-        Condition c;
-        int k;
+static int check_ids(const RegistryCall *c, RegistryAnswer *a) {
+        if ((c->device && hub_device_id_check(c->device, false) < 0) ||
+            (c->module && hub_device_id_check(c->module, false) < 0)) {
+                int k = registry_error(a, MHD_HTTP_BAD_REQUEST, "ArgumentInvalid",
+                                       "The id holds characters that no id may have, or is too long.");
 
-        k = read_condition(header(x, "If-Match"), &c);
-        if (k < 0)
-                return k;
-        k = take_id(path, "/devices/", &id);
-        if (k < 0)
-                return k;
-
-        if (k > 0 && hub_device_id_check(id, false) < 0)
-                return answer_error(a, MHD_HTTP_BAD_REQUEST, "ArgumentInvalid",
-                                    "The device id holds characters that no id may have, or is too "
-                                    "long.");
-        if (k > 0 && streq(method, "GET"))
-                return get_device(r, id, a);
-        if (k > 0 && streq(method, "PUT"))
-                return put_device(r, x->request, id, &c, a);
-        if (k > 0 && streq(method, "DELETE"))
-                return delete_device(r, id, &c, a);
-        if (streq(method, "GET") && (streq(path, "/devices") || streq(path, "/devices/")))
-                return list_devices(r, argument(x, "top"), a);
-        if (streq(method, "GET") && streq(path, "/statistics/devices"))
-                return get_statistics(r, "devices", a);
-        if (streq(method, "GET") && streq(path, "/statistics/service"))
-                return get_statistics(r, "service", a);
-        return answer_error(a, MHD_HTTP_NOT_IMPLEMENTED, "OperationNotSupported",
-                            "The emulator does not serve this call.");
+                return k < 0 ? k : 0;
+        }
+        return 1;
 }
 
-static int handle(HubRegistry *r, const Context *x, Answer *a) {
-        const char *version;
+static int call_route(HubRegistry *r, const Context *x, size_t i, char *ids[static 2],
+                      RegistryAnswer *a) {
+        const char *version = argument(x, "api-version");
+        RegistryCall c = {
+                .hub = r->hub,
+                .device = ids[0],
+                .module = ids[1],
+                .body = &x->request->body,
+                .top = argument(x, "top"),
+                .max_items = header(x, "x-ms-max-item-count"),
+                .continuation = header(x, "x-ms-continuation"),
+        };
+        int k;
+
+        k = check_access(r, x, routes[i].right, a);
+        if (k <= 0)
+                return k;
+        if (!is_api_version(version) || strcmp(version, API_VERSION_MIN) < 0)
+                return registry_error(a, MHD_HTTP_BAD_REQUEST, "InvalidProtocolVersion",
+                                      "api-version is missing or unknown");
+        k = check_ids(&c, a);
+        if (k <= 0)
+                return k;
+        k = registry_condition_read(header(x, "If-Match"), &c.if_match);
+        return k < 0 ? k : routes[i].handler(&c, a);
+}
+
+static int handle(HubRegistry *r, const Context *x, RegistryAnswer *a) {
         int k;
 
         if (x->request->too_large)
-                return answer_error(a, MHD_HTTP_CONTENT_TOO_LARGE, "MessageTooLarge",
-                                    "The body is too large.");
-        k = check_access(r, x, a);
-        if (k <= 0)
-                return k;
-        version = argument(x, "api-version");
-        if (!is_api_version(version) || strcmp(version, API_VERSION_MIN) < 0)
-                return answer_error(a, MHD_HTTP_BAD_REQUEST, "InvalidProtocolVersion",
-                                    "api-version is missing or unknown");
-        return route(r, x, a);
+                return registry_error(a, MHD_HTTP_CONTENT_TOO_LARGE, "MessageTooLarge",
+                                      "The body is too large.");
+        for (size_t i = 0; i < ELEMENTSOF(routes); i++) {
+                _cleanup_free_ char *device = NULL, *module = NULL;
+                char *ids[2] = { NULL, NULL };
+
+                if (!streq(routes[i].method, x->request->method))
+                        continue;
+                k = match_path(routes[i].path, x->request->path, ids);
+                device = ids[0];
+                module = ids[1];
+                if (k == -EINVAL)
+                        return registry_error(a, MHD_HTTP_BAD_REQUEST, "ArgumentInvalid",
+                                              "The path is not well encoded.");
+                if (k != 0)
+                        return k < 0 ? k : call_route(r, x, i, ids, a);
+        }
+        k = check_access(r, x, HUB_RIGHT_REGISTRY_READ, a);
+        return k <= 0 ? k
+                      : registry_error(a, MHD_HTTP_NOT_IMPLEMENTED, "OperationNotSupported",
+                                       "The emulator does not serve this call.");
 }
 
-static enum MHD_Result send_answer(struct MHD_Connection *connection, const Answer *a) {
+static enum MHD_Result send_answer(struct MHD_Connection *connection, const RegistryAnswer *a) {
+        const struct {
+                const char *name, *value;
+        } headers[] = {
+                { "x-ms-request-id", a->request_id },
+                { "Vary", "Origin" },
+                { "Content-Type", a->body ? "application/json; charset=utf-8" : NULL },
+                { "iothub-errorcode", a->error },
+                { "ETag", a->etag },
+                { "x-ms-item-type", a->item_type },
+                { "x-ms-continuation", a->continuation },
+        };
         struct MHD_Response *response;
         const char *text = "";
         enum MHD_Result k = MHD_YES;
-        char id[33];
         size_t n = 0;
 
         if (a->body)
@@ -414,16 +232,9 @@ static enum MHD_Result send_answer(struct MHD_Connection *connection, const Answ
                         : NULL;
         if (!response)
                 return MHD_NO;
-
-        format_request_id(id);
-        k = MHD_add_response_header(response, "x-ms-request-id", id);
-        if (k == MHD_YES && a->body)
-                k = MHD_add_response_header(response, "Content-Type",
-                                            "application/json; charset=utf-8");
-        if (k == MHD_YES && a->error)
-                k = MHD_add_response_header(response, "iothub-errorcode", a->error);
-        if (k == MHD_YES && a->etag)
-                k = MHD_add_response_header(response, "ETag", a->etag);
+        for (size_t i = 0; k == MHD_YES && i < ELEMENTSOF(headers); i++)
+                if (headers[i].value)
+                        k = MHD_add_response_header(response, headers[i].name, headers[i].value);
         if (k == MHD_YES)
                 k = MHD_queue_response(connection, a->status, response);
         MHD_destroy_response(response);
@@ -433,7 +244,7 @@ static enum MHD_Result send_answer(struct MHD_Connection *connection, const Answ
 static enum MHD_Result on_request(void *userdata, struct MHD_Connection *connection,
                                   const char *url, const char *method, const char *version,
                                   const char *upload, size_t *upload_size, void **state) {
-        _cleanup_(answer_done) Answer a = { 0 };
+        _cleanup_(registry_answer_done) RegistryAnswer a = { 0 };
         Request *q = *state;
 
         if (!q) {
@@ -450,6 +261,7 @@ static enum MHD_Result on_request(void *userdata, struct MHD_Connection *connect
                 *upload_size = 0;
                 return MHD_YES;
         }
+        registry_answer_init(&a);
         if (handle(userdata, &(Context) { connection, q }, &a) < 0)
                 return MHD_NO; /* out of memory: the connection closes */
         return send_answer(connection, &a);

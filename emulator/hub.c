@@ -11,16 +11,16 @@
 #include <openssl/rand.h>
 
 #include "emulator/hub-event.h"
+#include "emulator/hub-store.h"
 #include "emulator/line-log.h"
 #include "lib/fd-util.h"
+#include "lib/string-util.h"
 
-/* The registry is a log of changes, one JSON line each, synced before a change is told. The whole
- * state is in memory; at the start the log is read, and written anew when most of its lines are
- * outdated. */
+/* Identities and twins are in a database (hub-store); what connections tell, which no restart keeps, is
+ * in memory beside it. Every change is one transaction, or a part of one that its caller opened. */
 
-#define HUB_DEVICES_MAX 1000000U          /* identities per hub: the service's own limit */
-#define TICKS_AT_1970 621355968000000000U /* 100 ns since year 1 */
-#define COMPACT_LINES_MIN 1000U           /* a short log is never worth writing anew */
+#define HUB_DEVICES_MAX 1000000U      /* identities per hub: the service's own limit */
+#define HUB_MODULES_MAX 50U           /* per device, likewise */
 #define CUTS_MAX 4096U
 #define LINE_BYTES_KEPT (1024U * 1024U) /* a line buffer that grew past this is given back */
 
@@ -40,17 +40,25 @@ typedef struct Policy {
         char *primary, *secondary;
 } Policy;
 
+/* What the connections of a client id tell. */
+typedef struct Presence {
+        bool connected;
+        usec_t connection_updated_usec, last_activity_usec;
+} Presence;
+
 struct Hub {
         char *host;
         int dir_fd;
         int lock_fd;
+        Policy policies[ELEMENTSOF(policy_table)]; /* never change once the hub is open */
 
-        pthread_mutex_t mutex; /* all below, up to the events */
-        Policy policies[ELEMENTSOF(policy_table)];
-        struct lh_table *devices; /* id to HubDevice, in order of creation */
+        pthread_mutex_t mutex; /* all below, up to the events; recursive, for hub_begin() */
+        HubStore *store;
+        unsigned depth;             /* of hub_begin() */
+        bool failed;                /* the open transaction cannot be committed */
+        struct lh_table *presences; /* client id to Presence, of those that connected */
+        uint64_t n_connected;       /* devices, without modules */
         uint64_t last_etag, last_generation;
-        LineLog registry;
-        uint64_t n_lines;
         char **cuts;
         size_t n_cuts;
         atomic_bool has_cuts; /* lets the broker's thread look without the mutex */
@@ -60,18 +68,16 @@ struct Hub {
         Buffer line;
 };
 
-static void device_entry_free(struct lh_entry *e) {
-        HubDevice *d = (HubDevice *) lh_entry_v(e);
-
-        hub_device_done(d); /* the key is its id */
-        free(d);
+static void presence_entry_free(struct lh_entry *e) {
+        free(lh_entry_k(e));
+        free((void *) (uintptr_t) lh_entry_v(e));
 }
 
 Hub *hub_free(Hub *h) {
         if (!h)
                 return NULL;
-        if (h->devices)
-                lh_table_free(h->devices);
+        if (h->presences)
+                lh_table_free(h->presences);
         for (size_t i = 0; i < ELEMENTSOF(policy_table); i++) {
                 erase_and_free(h->policies[i].primary);
                 erase_and_free(h->policies[i].secondary);
@@ -79,7 +85,7 @@ Hub *hub_free(Hub *h) {
         for (size_t i = 0; i < h->n_cuts; i++)
                 free(h->cuts[i]);
         free(h->cuts);
-        line_log_done(&h->registry);
+        hub_store_free(h->store);
         line_log_done(&h->events);
         buffer_done(&h->line);
         pthread_mutex_destroy(&h->mutex);
@@ -109,249 +115,59 @@ bool hub_is_host(const Hub *h, const char *name, size_t n) {
         return true;
 }
 
-static HubDevice *find_device(Hub *h, const char *id) {
-        void *v;
-
-        return lh_table_lookup_ex(h->devices, id, &v) ? v : NULL;
-}
-
-static int insert_device(Hub *h, const HubDevice *d) {
-        HubDevice *copy;
-
-        copy = malloc(sizeof(*copy));
-        if (!copy || hub_device_copy(d, copy) < 0) {
-                free(copy);
-                return -ENOMEM;
-        }
-        if (lh_table_insert(h->devices, copy->id, copy) < 0) {
-                hub_device_done(copy);
-                free(copy);
-                return -ENOMEM;
-        }
-        return 0;
-}
-
-static void remove_device(Hub *h, const char *id) {
-        (void) lh_table_delete(h->devices, id); /* looked up before */
-}
-
-/* Lines of the registry. */
-
-static int append_json_line(Buffer *out, struct json_object *o) {
-        const char *text;
-        size_t n;
+static int make_policy(Hub *h, const char *name, Policy *p) {
         int r;
 
-        text = json_object_to_json_string_length(
-                        o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &n);
-        if (!text)
-                return -ENOMEM;
-        r = buffer_append(out, text, n);
-        return r < 0 ? r : buffer_append(out, "\n", 1);
+        r = hub_key_make(&p->primary);
+        if (r >= 0)
+                r = hub_key_make(&p->secondary);
+        return r < 0 ? r : hub_store_policy_put(h->store, name, p->primary, p->secondary);
 }
 
-static int append_device_line(Buffer *out, const HubDevice *d) {
-        _cleanup_json_ struct json_object *line = json_object_new_object();
-        struct json_object *device;
-        int r;
+static int load_policies(Hub *h) {
+        int r = 0;
 
-        r = hub_device_to_json(d, /* with_z= */ true, &device);
-        if (r < 0)
-                return r;
-        if (json_add(line, "device", device) < 0 ||
-            json_add_u64(line, "statusUpdatedUSec", d->status_updated_usec) < 0)
-                return -ENOMEM;
-        return append_json_line(out, line);
-}
-
-static int append_policy_line(Buffer *out, const char *name, const Policy *p) {
-        _cleanup_json_ struct json_object *line = json_object_new_object();
-        struct json_object *policy = json_object_new_object();
-
-        if (json_add(line, "policy", policy) < 0 || json_add_string(policy, "name", name) < 0 ||
-            json_add_string(policy, "primaryKey", p->primary) < 0 ||
-            json_add_string(policy, "secondaryKey", p->secondary) < 0)
-                return -ENOMEM;
-        return append_json_line(out, line);
-}
-
-static int append_deletion_line(Buffer *out, const char *id) {
-        _cleanup_json_ struct json_object *line = json_object_new_object();
-
-        if (!line || json_add_string(line, "deleted", id) < 0)
-                return -ENOMEM;
-        return append_json_line(out, line);
-}
-
-static void erase_buffer(Buffer *b) {
-        if (b->data)
-                explicit_bzero(b->data, b->size); /* it held keys */
-        buffer_done(b);
-}
-
-static int store_line(Hub *h, const Buffer *line) {
-        int r;
-
-        r = line_log_append(&h->registry, line->data, line->size);
-        if (r < 0)
-                return r;
-        h->n_lines++;
-        return line_log_sync(&h->registry);
-}
-
-static int store_device(Hub *h, const HubDevice *d) {
-        _cleanup_(erase_buffer) Buffer line = { 0 };
-        int r;
-
-        r = append_device_line(&line, d);
-        return r < 0 ? r : store_line(h, &line);
-}
-
-static int read_device_line(Hub *h, struct json_object *line, struct json_object *o) {
-        _cleanup_(hub_device_done) HubDevice d = { 0 };
-        const char *reason, *etag, *generation;
-        size_t n;
-        int r;
-
-        r = hub_device_from_json(o, &d, &reason);
-        if (r < 0)
-                return r;
-        if (json_get_string(o, "etag", &etag, &n) <= 0 || hub_etag_parse(etag, &d.etag) < 0 ||
-            json_get_string(o, "generationId", &generation, &n) <= 0 ||
-            json_get_u64(line, "statusUpdatedUSec", &d.status_updated_usec) < 0)
-                return -EINVAL;
-        errno = 0;
-        d.generation = strtoull(generation, NULL, 10);
-        if (errno != 0)
-                return -EINVAL;
-
-        h->last_etag = MAX(h->last_etag, d.etag);
-        h->last_generation = MAX(h->last_generation, d.generation);
-        if (find_device(h, d.id))
-                remove_device(h, d.id);
-        return insert_device(h, &d);
-}
-
-static int read_policy_line(Hub *h, struct json_object *o) {
-        const char *name, *primary, *secondary;
-        size_t n;
-
-        if (json_get_string(o, "name", &name, &n) <= 0 ||
-            json_get_string(o, "primaryKey", &primary, &n) <= 0 ||
-            json_get_string(o, "secondaryKey", &secondary, &n) <= 0)
-                return -EINVAL;
-
-        for (size_t i = 0; i < ELEMENTSOF(policy_table); i++) {
+        for (size_t i = 0; r >= 0 && i < ELEMENTSOF(policy_table); i++) {
                 Policy *p = h->policies + i;
 
-                if (!streq(name, policy_table[i].name))
-                        continue;
-                p->primary = erase_and_free(p->primary);
-                p->secondary = erase_and_free(p->secondary);
-                p->primary = strdup(primary);
-                p->secondary = strdup(secondary);
-                return p->primary && p->secondary ? 0 : -ENOMEM;
+                r = hub_store_policy_get(h->store, policy_table[i].name, &p->primary, &p->secondary);
+                if (r == -ENOENT)
+                        r = make_policy(h, policy_table[i].name, p);
         }
-        return -EINVAL;
+        return r;
 }
 
-static int read_line(Hub *h, const char *text) {
-        _cleanup_json_ struct json_object *line = json_tokener_parse(text);
-        struct json_object *o;
-        const char *id;
-        size_t n;
-
-        if (!line || !json_object_is_type(line, json_type_object))
-                return -EINVAL;
-        if (json_get_object(line, "device", &o) > 0)
-                return read_device_line(h, line, o);
-        if (json_get_object(line, "policy", &o) > 0)
-                return read_policy_line(h, o);
-        if (json_get_string(line, "deleted", &id, &n) > 0) {
-                if (find_device(h, id))
-                        remove_device(h, id);
-                return 0;
-        }
-        return -EINVAL;
-}
-
-static int read_registry(Hub *h, uint64_t *reterr_line) {
-        _cleanup_fclose_ FILE *f = NULL;
-        _cleanup_free_ char *line = NULL;
-        size_t allocated = 0;
-        ssize_t n;
-        int fd, r = 0;
-
-        fd = openat(h->dir_fd, "registry.jsonl", O_RDONLY | O_CLOEXEC);
-        if (fd < 0)
-                return -errno;
-        f = fdopen(fd, "r");
-        if (!f) {
-                r = -errno;
-                safe_close(fd);
-                return r;
-        }
-
-        while (r >= 0 && (n = getline(&line, &allocated, f)) > 0) {
-                h->n_lines++;
-                r = read_line(h, line);
-        }
-        if (line)
-                explicit_bzero(line, allocated);
-        if (r == -EINVAL) {
-                *reterr_line = h->n_lines;
-                return -EBADMSG;
-        }
-        return r < 0 ? r : ferror(f) ? -EIO : 0;
-}
-
-/* The whole state as lines, in place of the log. */
-static int write_registry_anew(Hub *h) {
-        _cleanup_(erase_buffer) Buffer text = { 0 };
-        struct lh_entry *e;
-        uint64_t n_lines = 0;
+static int load_numbers(Hub *h) {
+        uint32_t random;
         int r;
 
-        for (size_t i = 0; i < ELEMENTSOF(policy_table); i++, n_lines++) {
-                r = append_policy_line(&text, policy_table[i].name, h->policies + i);
-                if (r < 0)
-                        return r;
-        }
-        lh_foreach (h->devices, e) {
-                r = append_device_line(&text, lh_entry_v(e));
-                if (r < 0)
-                        return r;
-                n_lines++;
-        }
+        r = hub_store_number_get(h->store, "lastEtag", &h->last_etag);
+        if (r >= 0)
+                r = hub_store_number_get(h->store, "lastGeneration", &h->last_generation);
+        if (r < 0 || h->last_etag != 0)
+                return r;
+        if (RAND_bytes((unsigned char *) &random, sizeof(random)) != 1)
+                return -EIO;
+        h->last_etag = 100000000U + random % 900000000U; /* nine digits, as the hub's are */
+        return hub_store_number_set(h->store, "lastEtag", h->last_etag);
+}
 
-        r = replace_file_at(h->dir_fd, "registry.jsonl", text.data, text.size, 0600);
+static int open_store(Hub *h) {
+        int r;
+
+        r = hub_store_open(h->dir_fd, &h->store);
+        if (r >= 0)
+                r = hub_store_begin(h->store);
         if (r < 0)
                 return r;
-        line_log_done(&h->registry);
-        h->n_lines = n_lines;
-        return line_log_open(h->dir_fd, "registry.jsonl", 0600, &h->registry, NULL);
-}
-
-static int make_policies(Hub *h) {
-        bool changed = false;
-        int r;
-
-        for (size_t i = 0; i < ELEMENTSOF(policy_table); i++) {
-                Policy *p = h->policies + i;
-
-                if (p->primary)
-                        continue;
-                r = hub_key_make(&p->primary);
-                if (r >= 0)
-                        r = hub_key_make(&p->secondary);
-                if (r < 0)
-                        return r;
-                changed = true;
+        r = load_policies(h);
+        if (r >= 0)
+                r = load_numbers(h);
+        if (r < 0) {
+                hub_store_rollback(h->store);
+                return r;
         }
-
-        if (!changed && h->n_lines < COMPACT_LINES_MIN + 2 * (uint64_t) lh_table_length(h->devices))
-                return 0;
-        return write_registry_anew(h);
+        return hub_store_commit(h->store);
 }
 
 static int open_events(Hub *h) {
@@ -388,9 +204,18 @@ static int lock_state(Hub *h) {
         return 0;
 }
 
-int hub_open(int dir_fd, const char *host, Hub **ret, uint64_t *reterr_line) {
+static void mutex_init(pthread_mutex_t *m) {
+        pthread_mutexattr_t a;
+
+        /* None of these can fail with these arguments on Linux. */
+        (void) pthread_mutexattr_init(&a);
+        (void) pthread_mutexattr_settype(&a, PTHREAD_MUTEX_RECURSIVE);
+        (void) pthread_mutex_init(m, &a);
+        (void) pthread_mutexattr_destroy(&a);
+}
+
+int hub_open(int dir_fd, const char *host, Hub **ret) {
         _cleanup_(hub_freep) Hub *h = NULL;
-        uint32_t random;
         int r;
 
         assert(host);
@@ -399,37 +224,21 @@ int hub_open(int dir_fd, const char *host, Hub **ret, uint64_t *reterr_line) {
         h = malloc(sizeof(*h));
         if (!h)
                 return -ENOMEM;
-        *h = (Hub) { .dir_fd = -EBADF,
-                     .lock_fd = -EBADF,
-                     .registry = LINE_LOG_INIT,
-                     .events = LINE_LOG_INIT };
-        (void) pthread_mutex_init(&h->mutex, NULL); /* cannot fail without attributes on Linux */
+        *h = (Hub) { .dir_fd = -EBADF, .lock_fd = -EBADF, .events = LINE_LOG_INIT };
+        mutex_init(&h->mutex);
 
         h->host = strdup(host);
-        h->devices = lh_kchar_table_new(64, device_entry_free);
-        if (!h->host || !h->devices)
+        h->presences = lh_kchar_table_new(64, presence_entry_free);
+        if (!h->host || !h->presences)
                 return -ENOMEM;
         h->dir_fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         if (h->dir_fd < 0)
                 return -errno;
         r = lock_state(h);
-        if (r < 0)
-                return r;
-
-        r = line_log_open(h->dir_fd, "registry.jsonl", 0600, &h->registry, NULL);
         if (r >= 0)
-                r = read_registry(h, reterr_line);
-        if (r < 0)
-                return r;
-        if (h->last_etag == 0) {
-                if (RAND_bytes((unsigned char *) &random, sizeof(random)) != 1)
-                        return -EIO;
-                h->last_etag = 100000000U + random % 900000000U; /* nine digits, as the hub's are */
-        }
-        r = make_policies(h);
-        if (r < 0)
-                return r;
-        r = open_events(h);
+                r = open_store(h);
+        if (r >= 0)
+                r = open_events(h);
         if (r < 0)
                 return r;
 
@@ -444,7 +253,6 @@ int hub_policy_get(Hub *h, const char *name, char **ret_primary, char **ret_seco
 
                 if (!streq(name, policy_table[i].name))
                         continue;
-                /* Policies never change once the hub is open. */
                 primary = strdup(h->policies[i].primary);
                 secondary = strdup(h->policies[i].secondary);
                 if (!primary || !secondary)
@@ -458,47 +266,192 @@ int hub_policy_get(Hub *h, const char *name, char **ret_primary, char **ret_seco
 }
 
 static void lock(Hub *h) {
-        (void) pthread_mutex_lock(&h->mutex); /* a plain mutex, never locked twice */
+        (void) pthread_mutex_lock(&h->mutex); /* a recursive one, never locked too often */
 }
 
 static void unlock(Hub *h) {
         (void) pthread_mutex_unlock(&h->mutex);
 }
 
-static int create_locked(Hub *h, const HubDevice *d, HubDevice *ret) {
-        _cleanup_(hub_device_done) HubDevice made = { 0 };
-        uint64_t ticks = now_usec(CLOCK_REALTIME) * 10 + TICKS_AT_1970;
+/* Transactions nest: the outermost commits. */
+int hub_begin(Hub *h) {
+        int r = 0;
+
+        lock(h);
+        if (h->depth == 0) {
+                h->failed = false;
+                r = hub_store_begin(h->store);
+        }
+        if (r < 0)
+                unlock(h);
+        else
+                h->depth++;
+        return r;
+}
+
+int hub_end(Hub *h, int result) {
+        if (result < 0 && result != -ENOENT && result != -EEXIST && result != -ESTALE &&
+            result != -EOVERFLOW && result != -EINVAL)
+                h->failed = true; /* the others are found before anything is written */
+        if (--h->depth == 0) {
+                if (h->failed)
+                        hub_store_rollback(h->store);
+                else {
+                        int r = hub_store_commit(h->store);
+
+                        result = r < 0 ? r : result;
+                }
+        }
+        unlock(h);
+        return result;
+}
+
+static Presence *find_presence(Hub *h, const char *client_id) {
+        void *v;
+
+        return lh_table_lookup_ex(h->presences, client_id, &v) ? v : NULL;
+}
+
+static int add_presence(Hub *h, HubDevice *d) {
+        _cleanup_free_ char *client_id = NULL;
+        const Presence *p;
         int r;
 
-        if (find_device(h, d->id))
-                return -EEXIST;
-        if ((unsigned) lh_table_length(h->devices) >= HUB_DEVICES_MAX)
-                return -EOVERFLOW;
-
-        r = hub_device_copy(d, &made);
+        r = hub_device_client_id(d->id, d->module_id, &client_id);
         if (r < 0)
                 return r;
-        r = hub_device_make_keys(&made);
+        p = find_presence(h, client_id);
+        if (p) {
+                d->connected = p->connected;
+                d->connection_updated_usec = p->connection_updated_usec;
+                d->last_activity_usec = p->last_activity_usec;
+        }
+        return 0;
+}
+
+static int get_locked(Hub *h, const char *id, const char *module_id, HubDevice *ret) {
+        HubDevice d = { 0 };
+        int r;
+
+        r = hub_store_get(h->store, id, module_id, &d);
+        if (r >= 0)
+                r = add_presence(h, &d);
+        if (r < 0) {
+                hub_device_done(&d);
+                return r;
+        }
+        *ret = d;
+        return 0;
+}
+
+int hub_device_get(Hub *h, const char *id, const char *module_id, HubDevice *ret) {
+        int r;
+
+        lock(h);
+        r = get_locked(h, id, module_id, ret);
+        unlock(h);
+        return r;
+}
+
+static int put_identity(Hub *h, const HubDevice *d) {
+        int r;
+
+        r = hub_store_put(h->store, d);
+        if (r >= 0)
+                r = hub_store_number_set(h->store, "lastEtag", d->etag);
+        if (r >= 0 && d->generation > h->last_generation)
+                r = hub_store_number_set(h->store, "lastGeneration", d->generation);
+        if (r < 0)
+                return r;
+        h->last_etag = d->etag;
+        h->last_generation = MAX(h->last_generation, d->generation);
+        return 0;
+}
+
+static int count_one(const HubDevice *d, void *userdata) {
+        return 0;
+}
+
+/* 0, -ENOENT (a module's device), -EEXIST or -EOVERFLOW. */
+static int check_room(Hub *h, const HubDevice *d) {
+        _cleanup_(hub_device_done) HubDevice found = { 0 }, device = { 0 };
+        uint64_t enabled, disabled;
+        int r;
+
+        r = hub_store_get(h->store, d->id, d->module_id, &found);
+        if (r != -ENOENT)
+                return r < 0 ? r : -EEXIST;
+        if (!d->module_id) {
+                r = hub_store_count(h->store, &enabled, &disabled);
+                if (r < 0)
+                        return r;
+                return enabled + disabled >= HUB_DEVICES_MAX ? -EOVERFLOW : 0;
+        }
+        r = hub_store_get(h->store, d->id, NULL, &device);
+        if (r < 0)
+                return r;
+        r = hub_store_walk(h->store, HUB_STORE_MODULES, d->id, NULL, NULL, HUB_MODULES_MAX, count_one,
+                           NULL);
+        return r > 0 ? -EOVERFLOW : r;
+}
+
+/* What the hub gives to a new identity. */
+static int complete_identity(Hub *h, HubDevice *d) {
+        uint64_t ticks = now_usec(CLOCK_REALTIME) * 10 + HUB_TICKS_AT_1970;
+        int r;
+
+        r = hub_device_make_keys(d);
         if (r < 0)
                 return r;
         /* Also in the same instant, or with a clock that went back, a generation is new. */
-        made.generation = MAX(ticks, h->last_generation + 1);
-        made.etag = h->last_etag + 1;
-        made.status_updated_usec = 0;
+        d->generation = MAX(ticks, h->last_generation + 1);
+        d->etag = h->last_etag + 1;
+        d->status_updated_usec = 0;
+        if (!d->iot_edge || d->scope)
+                return 0;
+        return format_string(&d->scope, HUB_EDGE_SCOPE_PREFIX "%s-%" PRIu64, d->id, d->generation);
+}
 
-        r = insert_device(h, &made);
+/* An edge device brings two modules with it, which sign in by no key of their own. */
+static int create_system_modules(Hub *h, const HubDevice *device) {
+        static const char *const names[] = { "$edgeAgent", "$edgeHub" };
+        int r = 0;
+
+        for (size_t i = 0; r >= 0 && i < ELEMENTSOF(names); i++) {
+                HubDevice m = { .id = device->id,
+                                .module_id = (char *) names[i],
+                                .enabled = true,
+                                .auth = HUB_DEVICE_AUTH_NONE,
+                                .managed_by = (char *) "iotEdge",
+                                .generation = h->last_generation + 1,
+                                .etag = h->last_etag + 1 };
+
+                r = put_identity(h, &m);
+        }
+        return r;
+}
+
+static int create_locked(Hub *h, const HubDevice *d, HubDevice *ret) {
+        _cleanup_(hub_device_done) HubDevice made = { 0 };
+        int r;
+
+        r = check_room(h, d);
+        if (r >= 0)
+                r = hub_device_copy(d, &made);
+        if (r >= 0)
+                r = complete_identity(h, &made);
+        if (r >= 0 && !made.module_id && made.scope && !made.parent_scope && !made.iot_edge) {
+                made.parent_scope = strdup(made.scope); /* a leaf names its parent once */
+                r = made.parent_scope ? 0 : -ENOMEM;
+        }
+        if (r >= 0)
+                r = put_identity(h, &made);
+        if (r >= 0 && made.iot_edge)
+                r = create_system_modules(h, &made);
         if (r < 0)
                 return r;
-        r = hub_device_copy(&made, ret);
-        if (r >= 0)
-                r = store_device(h, &made);
-        if (r < 0) {
-                hub_device_done(ret);
-                remove_device(h, made.id);
-                return r;
-        }
-        h->last_generation = made.generation;
-        h->last_etag = made.etag;
+        *ret = made;
+        made = (HubDevice) { 0 };
         return 0;
 }
 
@@ -506,10 +459,13 @@ int hub_device_create(Hub *h, const HubDevice *d, HubDevice *ret) {
         HubDevice made = { 0 };
         int r;
 
-        lock(h);
-        r = create_locked(h, d, &made);
-        unlock(h);
-        if (r >= 0)
+        r = hub_begin(h);
+        if (r < 0)
+                return r;
+        r = hub_end(h, create_locked(h, d, &made));
+        if (r < 0)
+                hub_device_done(&made);
+        else
                 *ret = made;
         return r;
 }
@@ -546,8 +502,6 @@ char *hub_take_cut(Hub *h) {
 }
 
 static int check_etag(const HubDevice *d, const uint64_t *if_etag, uint64_t *reterr_etag) {
-        if (!d)
-                return -ENOENT;
         if (if_etag && *if_etag != d->etag) {
                 *reterr_etag = d->etag;
                 return -ESTALE;
@@ -555,159 +509,207 @@ static int check_etag(const HubDevice *d, const uint64_t *if_etag, uint64_t *ret
         return 0;
 }
 
-static int update_locked(Hub *h, const HubDevice *d, const uint64_t *if_etag, HubDevice *ret,
-                         uint64_t *reterr_etag) {
-        _cleanup_(hub_device_done) HubDevice made = { 0 }, copy = { 0 };
-        HubDevice *old = find_device(h, d->id);
+static void forget_presence(Hub *h, const char *client_id) {
+        const Presence *p = find_presence(h, client_id);
+
+        if (!p)
+                return;
+        if (p->connected && !strchr(client_id, '/'))
+                h->n_connected--;
+        (void) lh_table_delete(h->presences, client_id); /* it is there */
+}
+
+typedef struct Cut {
+        Hub *hub;
+        bool forget; /* the identity is deleted: a new one of that id has not been seen yet */
+} Cut;
+
+static int cut_identity(const HubDevice *d, void *userdata) {
+        const Cut *c = userdata;
+        _cleanup_free_ char *client_id = NULL;
         int r;
 
-        r = check_etag(old, if_etag, reterr_etag);
+        r = hub_device_client_id(d->id, d->module_id, &client_id);
         if (r < 0)
                 return r;
-        r = hub_device_copy(d, &made);
-        if (r < 0)
-                return r;
-        r = hub_device_make_keys(&made);
-        if (r < 0)
-                return r;
-        made.generation = old->generation;
-        made.etag = h->last_etag + 1;
-        made.status_updated_usec = made.enabled != old->enabled ? now_usec(CLOCK_REALTIME)
-                                                                : old->status_updated_usec;
-        made.connected = old->connected;
-        made.connection_updated_usec = old->connection_updated_usec;
-        made.last_activity_usec = old->last_activity_usec;
+        note_cut(c->hub, client_id);
+        if (c->forget)
+                forget_presence(c->hub, client_id);
+        return 0;
+}
 
-        r = hub_device_copy(&made, &copy);
-        if (r < 0)
-                return r;
-        r = store_device(h, &made);
-        if (r < 0)
-                return r;
+/* The connections of an identity, with a device also those of its modules. */
+static int cut_off(Hub *h, const HubDevice *d, bool forget) {
+        Cut c = { h, forget };
+        int r;
 
-        /* The table's key is the id string of its value, so the entry stays and only the rest moves
-         * in. */
-        free(made.id);
-        made.id = TAKE_PTR(old->id);
-        {
-                HubDevice swap = *old;
+        r = cut_identity(d, &c);
+        if (r < 0 || d->module_id)
+                return r;
+        return hub_store_walk(h->store, HUB_STORE_MODULES, d->id, NULL, NULL, SIZE_MAX, cut_identity,
+                              &c);
+}
 
-                *old = made;
-                made = swap;
+/* An edge device keeps its own scope; a leaf's is its parent's. */
+static int carry_scope(const HubDevice *old, HubDevice *made) {
+        if (made->module_id)
+                return 0;
+        if (old->iot_edge && made->iot_edge) {
+                if (made->scope && !streq(made->scope, strempty(old->scope)))
+                        return -EINVAL;
+                if (!made->scope && old->scope && !(made->scope = strdup(old->scope)))
+                        return -ENOMEM;
+                return 0;
         }
-        h->last_etag = old->etag;
-        if (!old->enabled)
-                note_cut(h, old->id);
-        *ret = copy;
-        copy = (HubDevice) { 0 };
+        if (made->iot_edge)
+                return made->scope ? 0
+                                   : format_string(&made->scope,
+                                                   HUB_EDGE_SCOPE_PREFIX "%s-%" PRIu64, made->id,
+                                                   old->generation);
+        free(made->parent_scope);
+        made->parent_scope = made->scope ? strdup(made->scope) : NULL;
+        return made->scope && !made->parent_scope ? -ENOMEM : 0;
+}
+
+static int update_locked(Hub *h, const HubDevice *d, const uint64_t *if_etag, HubDevice *ret,
+                         uint64_t *reterr_etag) {
+        _cleanup_(hub_device_done) HubDevice made = { 0 }, old = { 0 };
+        int r;
+
+        r = get_locked(h, d->id, d->module_id, &old);
+        if (r >= 0)
+                r = check_etag(&old, if_etag, reterr_etag);
+        if (r >= 0)
+                r = hub_device_copy(d, &made);
+        if (r >= 0)
+                r = carry_scope(&old, &made);
+        if (r >= 0)
+                r = hub_device_make_keys(&made);
+        if (r < 0)
+                return r;
+        made.generation = old.generation;
+        made.etag = h->last_etag + 1;
+        made.status_updated_usec = made.enabled != old.enabled ? now_usec(CLOCK_REALTIME)
+                                                               : old.status_updated_usec;
+        made.connected = old.connected;
+        made.connection_updated_usec = old.connection_updated_usec;
+        made.last_activity_usec = old.last_activity_usec;
+        if (!made.twin)
+                made.twin = TAKE_PTR(old.twin);
+
+        r = put_identity(h, &made);
+        if (r >= 0 && !made.enabled)
+                r = cut_off(h, &made, /* forget= */ false);
+        if (r < 0)
+                return r;
+        *ret = made;
+        made = (HubDevice) { 0 };
         return 0;
 }
 
 int hub_device_update(Hub *h, const HubDevice *d, const uint64_t *if_etag, HubDevice *ret,
                       uint64_t *reterr_etag) {
+        HubDevice made = { 0 };
         int r;
 
-        lock(h);
-        r = update_locked(h, d, if_etag, ret, reterr_etag);
-        unlock(h);
-        return r;
-}
-
-static int delete_locked(Hub *h, const char *id, const uint64_t *if_etag, uint64_t *reterr_etag) {
-        _cleanup_(erase_buffer) Buffer line = { 0 };
-        int r;
-
-        r = check_etag(find_device(h, id), if_etag, reterr_etag);
+        r = hub_begin(h);
         if (r < 0)
                 return r;
-        r = append_deletion_line(&line, id);
+        r = hub_end(h, update_locked(h, d, if_etag, &made, reterr_etag));
         if (r < 0)
-                return r;
-        r = store_line(h, &line);
-        if (r < 0)
-                return r;
-        remove_device(h, id);
-        note_cut(h, id);
-        return 0;
-}
-
-int hub_device_delete(Hub *h, const char *id, const uint64_t *if_etag, uint64_t *reterr_etag) {
-        int r;
-
-        lock(h);
-        r = delete_locked(h, id, if_etag, reterr_etag);
-        unlock(h);
-        return r;
-}
-
-int hub_device_get(Hub *h, const char *id, HubDevice *ret) {
-        HubDevice *d;
-        int r;
-
-        lock(h);
-        d = find_device(h, id);
-        r = d ? hub_device_copy(d, ret) : -ENOENT;
-        unlock(h);
-        return r;
-}
-
-int hub_device_list(Hub *h, size_t max, HubDevice **ret, size_t *ret_n) {
-        struct lh_entry *e;
-        HubDevice *list;
-        size_t n = 0;
-        int r = 0;
-
-        lock(h);
-        list = calloc(MIN(max, (size_t) lh_table_length(h->devices)) + 1, sizeof(*list));
-        if (!list)
-                r = -ENOMEM;
+                hub_device_done(&made);
         else
-                lh_foreach (h->devices, e) {
-                        if (n >= max)
-                                break;
-                        r = hub_device_copy(lh_entry_v(e), list + n);
-                        if (r < 0)
-                                break;
-                        n++;
-                }
-        unlock(h);
+                *ret = made;
+        return r;
+}
 
-        if (r < 0) {
-                for (size_t i = 0; i < n; i++)
-                        hub_device_done(list + i);
-                free(list);
+static int delete_locked(Hub *h, const char *id, const char *module_id, const uint64_t *if_etag,
+                         uint64_t *reterr_etag) {
+        _cleanup_(hub_device_done) HubDevice old = { 0 };
+        int r;
+
+        r = hub_store_get(h->store, id, module_id, &old);
+        if (r >= 0)
+                r = check_etag(&old, if_etag, reterr_etag);
+        if (r >= 0)
+                r = cut_off(h, &old, /* forget= */ true);
+        return r < 0 ? r : hub_store_delete(h->store, id, module_id);
+}
+
+int hub_device_delete(Hub *h, const char *id, const char *module_id, const uint64_t *if_etag,
+                      uint64_t *reterr_etag) {
+        int r;
+
+        r = hub_begin(h);
+        if (r < 0)
                 return r;
-        }
-        *ret = list;
-        *ret_n = n;
-        return 0;
+        return hub_end(h, delete_locked(h, id, module_id, if_etag, reterr_etag));
 }
 
-void hub_device_count(Hub *h, uint64_t *ret_enabled, uint64_t *ret_disabled,
-                      uint64_t *ret_connected) {
-        struct lh_entry *e;
+typedef struct Walk {
+        Hub *hub;
+        int (*on_identity)(const HubDevice *d, void *userdata);
+        void *userdata;
+} Walk;
 
-        *ret_enabled = *ret_disabled = *ret_connected = 0;
+static int walk_step(const HubDevice *d, void *userdata) {
+        Walk *w = userdata;
+        HubDevice shown = *d; /* borrows the texts */
+        int r;
+
+        r = add_presence(w->hub, &shown);
+        return r < 0 ? r : w->on_identity(&shown, w->userdata);
+}
+
+int hub_walk(Hub *h, const HubRange *range, size_t max,
+             int (*on_identity)(const HubDevice *d, void *userdata), void *userdata) {
+        Walk w = { h, on_identity, userdata };
+        int r;
+
         lock(h);
-        lh_foreach (h->devices, e) {
-                const HubDevice *d = lh_entry_v(e);
-
-                *(d->enabled ? ret_enabled : ret_disabled) += 1;
-                *ret_connected += d->connected;
-        }
+        r = hub_store_walk(h->store, range->modules ? HUB_STORE_MODULES : HUB_STORE_DEVICES,
+                           range->only_device, range->device_id, range->module_id, max, walk_step,
+                           &w);
         unlock(h);
+        return r;
 }
 
-void hub_device_note(Hub *h, const char *id, bool connected, usec_t activity_usec) {
-        HubDevice *d;
+int hub_device_count(Hub *h, uint64_t *ret_enabled, uint64_t *ret_disabled,
+                     uint64_t *ret_connected) {
+        int r;
 
         lock(h);
-        d = find_device(h, id);
-        if (d) {
-                if (d->connected != connected)
-                        d->connection_updated_usec = now_usec(CLOCK_REALTIME);
-                d->connected = connected;
-                d->last_activity_usec = MAX(d->last_activity_usec, activity_usec);
+        r = hub_store_count(h->store, ret_enabled, ret_disabled);
+        *ret_connected = h->n_connected;
+        unlock(h);
+        return r;
+}
+
+static Presence *make_presence(Hub *h, const char *client_id) {
+        _cleanup_free_ Presence *p = calloc(1, sizeof(*p));
+        _cleanup_free_ char *key = strdup(client_id);
+
+        if (!p || !key || lh_table_insert(h->presences, key, p) < 0)
+                return NULL;
+        (void) TAKE_PTR(key);
+        return TAKE_PTR(p);
+}
+
+void hub_device_note(Hub *h, const char *client_id, bool connected, usec_t activity_usec) {
+        Presence *p;
+
+        lock(h);
+        p = find_presence(h, client_id);
+        if (!p && connected)
+                p = make_presence(h, client_id); /* without memory it is shown as offline */
+        if (p) {
+                if (p->connected != connected) {
+                        p->connection_updated_usec = now_usec(CLOCK_REALTIME);
+                        if (!strchr(client_id, '/'))
+                                h->n_connected += connected ? 1 : (uint64_t) -1;
+                }
+                p->connected = connected;
+                p->last_activity_usec = MAX(p->last_activity_usec, activity_usec);
         }
         unlock(h);
 }

@@ -1,4 +1,4 @@
-/* hub.h: the state of the hub: policies, device identities, received events. No socket.
+/* hub.h: the state of the hub: policies, identities, twins, received events. No socket.
  * The doors (hub-mqtt, hub-registry) call it from their own threads; each function below locks by
  * itself, except hub_event_append(), which belongs to the broker's thread. */
 #pragma once
@@ -22,15 +22,13 @@ typedef enum HubRight {
 
 typedef struct Hub Hub;
 
-/* Opens the state in a folder, created where absent: registry.jsonl (identities and policies, one
- * change a line), events.jsonl. What a crash cut short is cut off. Waits while another process has
- * it open.
+/* Opens the state in a folder, created where absent: registry.db (hub-store.h), events.jsonl. What a
+ * crash cut short is cut off. Waits while another process has it open.
  *
  *   host   copied; the hub's name, without a port
  *
- * 0, -EBADMSG (registry.jsonl holds a line that is none; *reterr_line tells which), -ENOMEM or
- * -errno. */
-int hub_open(int dir_fd, const char *host, Hub **ret, uint64_t *reterr_line);
+ * 0, -EBADMSG (a file is damaged), -ENOMEM or -errno. */
+int hub_open(int dir_fd, const char *host, Hub **ret);
 Hub *hub_free(Hub *h);
 DEFINE_CLEANUP(Hub *, hub_free);
 
@@ -43,34 +41,50 @@ bool hub_is_host(const Hub *h, const char *name, size_t n);
 int hub_policy_get(Hub *h, const char *name, char **ret_primary, char **ret_secondary,
                    unsigned *ret_rights);
 
-/* Creates. Keys where needed, generation and etag are the hub's. *ret is a copy, also below.
- * 0, -EEXIST, -EOVERFLOW (HUB_DEVICES_MAX reached), -ENOMEM or -errno; then nothing changed. */
+/* Makes one transaction of the changes up to hub_end(), which returns result or why it could not be
+ * stored: then nothing of it has happened. The hub is locked meanwhile. A change that found its
+ * identity missing, there, or changed does not spoil the others. 0 or -errno. */
+int hub_begin(Hub *h);
+int hub_end(Hub *h, int result);
+
+/* Creates a device, or with a module id a module. Keys where needed, generation, etag and the scope of
+ * an edge device are the hub's. *ret is a copy, also below. 0, -EEXIST, -ENOENT (a module's device),
+ * -EOVERFLOW (no more devices, or modules of one), -ENOMEM or -errno; then nothing changed. */
 int hub_device_create(Hub *h, const HubDevice *d, HubDevice *ret);
 
-/* Replaces all that a client may set. if_etag: NULL for any. A device that is disabled by it is cut
- * off. 0, -ENOENT, -ESTALE (*reterr_etag is the stored one), -ENOMEM or -errno; then nothing
- * changed. */
+/* Replaces all that a client may set; a twin of NULL stays. if_etag: NULL for any. A device that is
+ * disabled by it is cut off. 0, -ENOENT, -ESTALE (*reterr_etag is the stored one), -EINVAL (another
+ * scope for an edge device), -ENOMEM or -errno; then nothing changed. */
 int hub_device_update(Hub *h, const HubDevice *d, const uint64_t *if_etag, HubDevice *ret,
                       uint64_t *reterr_etag);
 
-/* Deletes and cuts off. As hub_device_update(). */
-int hub_device_delete(Hub *h, const char *id, const uint64_t *if_etag, uint64_t *reterr_etag);
+/* Deletes and cuts off; with module_id NULL the device and its modules. As hub_device_update(). */
+int hub_device_delete(Hub *h, const char *id, const char *module_id, const uint64_t *if_etag,
+                      uint64_t *reterr_etag);
 
-/* 0, -ENOENT or -ENOMEM. */
-int hub_device_get(Hub *h, const char *id, HubDevice *ret);
+/* module_id NULL: the device. 0, -ENOENT or -errno. */
+int hub_device_get(Hub *h, const char *id, const char *module_id, HubDevice *ret);
 
-/* Copies of the first max devices, oldest first; an array of *ret_n, the caller's. 0 or -ENOMEM. */
-int hub_device_list(Hub *h, size_t max, HubDevice **ret, size_t *ret_n);
+/* Identities in the order of their ids, those behind (device_id, module_id) where given. */
+typedef struct HubRange {
+        bool modules;            /* else devices */
+        const char *only_device; /* whose modules, or NULL */
+        const char *device_id, *module_id;
+} HubRange;
 
-/* Totals of the registry. */
-void hub_device_count(Hub *h, uint64_t *ret_enabled, uint64_t *ret_disabled,
-                      uint64_t *ret_connected);
+/* Calls on_identity at most max times, with the hub locked; it must not call the hub. Other than 0 from
+ * it ends the walk with that. Otherwise 1 (max reached), 0 (no more) or -errno. */
+int hub_walk(Hub *h, const HubRange *range, size_t max,
+             int (*on_identity)(const HubDevice *d, void *userdata), void *userdata);
 
-/* Notes the state of a device's connection; activity_usec 0: none. A device that is gone is
- * ignored. */
-void hub_device_note(Hub *h, const char *id, bool connected, usec_t activity_usec);
+/* Totals of the registry. 0 or -errno. */
+int hub_device_count(Hub *h, uint64_t *ret_enabled, uint64_t *ret_disabled,
+                     uint64_t *ret_connected);
 
-/* Takes the id of the next device whose connections must end because it was disabled or deleted;
+/* Notes the state of a client's connection ("ID" or "ID/MID"); activity_usec 0: none. */
+void hub_device_note(Hub *h, const char *client_id, bool connected, usec_t activity_usec);
+
+/* Takes the client id of the next identity whose connections must end because it was disabled or deleted;
  * the caller's. NULL: none. Cheap when there is none. */
 char *hub_take_cut(Hub *h);
 

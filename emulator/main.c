@@ -228,12 +228,11 @@ static int write_connection_string(const char *host) {
         _cleanup_(erase_and_freep) char *primary = NULL, *secondary = NULL, *text = NULL,
                                         *line = NULL;
         unsigned rights;
-        uint64_t bad_line;
         int r;
 
-        r = hub_open(AT_FDCWD, host, &hub, &bad_line);
+        r = hub_open(AT_FDCWD, host, &hub);
         if (r == -EBADMSG)
-                return fail(EX_DATAERR, "registry.jsonl, line %" PRIu64 ", is damaged", bad_line);
+                return fail(EX_DATAERR, "the hub's state is damaged: registry.db or the last line of events.jsonl");
         if (r < 0)
                 return fail(EX_IOERR, "cannot open the hub's state: %s", strerror(-r));
         r = hub_policy_get(hub, HUB_POLICY_OWNER, &primary, &secondary, &rights);

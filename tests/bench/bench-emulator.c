@@ -166,16 +166,15 @@ static unsigned start_emulator(const char *dir, char **ret_key) {
         char *program, line[256] = "";
         const char *build = getenv("IOTHUBD_BUILD");
         unsigned mqtt, https;
-        uint64_t bad;
         int fds[2], r;
         FILE *f;
         Hub *hub;
 
-        r = hub_open(AT_FDCWD, "localhost", &hub, &bad);
+        r = hub_open(AT_FDCWD, "localhost", &hub);
         TRY("hub_open", r >= 0);
         r = hub_device_create(hub, &wanted, &made);
         if (r == -EEXIST)
-                r = hub_device_get(hub, DEVICE, &made);
+                r = hub_device_get(hub, DEVICE, NULL, &made);
         TRY("hub_device_create", r >= 0);
         *ret_key = strdup(made.primary_key);
         hub_device_done(&made);

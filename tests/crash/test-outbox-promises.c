@@ -609,3 +609,188 @@ TEST(rejected_message_that_the_disk_lost_is_counted) {
                 rig_done(&g);
         }
 }
+
+/* A file of the outbox by the number of its use: "segment" 0 is the first one. NULL: there are fewer. */
+static const char *find_file(const SimDisk *d, const char *kind, size_t i) {
+        for (size_t k = 0; k < sim_disk_n_files(d); k++)
+                if (strstr(sim_disk_file_name(d, k), kind) && i-- == 0)
+                        return sim_disk_file_name(d, k);
+        return NULL;
+}
+
+/* What is in a segment file, as the numbers of the messages. */
+static size_t messages_in(const SimDisk *d, const char *name, uint64_t *ret, size_t n_max) {
+        _cleanup_free_ uint8_t *data = malloc(sim_disk_file_size(d, name));
+        OutboxSegmentScan scan;
+        OutboxRecord r;
+        uint64_t offset;
+        size_t n = 0;
+
+        ck_assert(data != NULL);
+        sim_disk_file_read(d, name, 0, data, sim_disk_file_size(d, name));
+        outbox_segment_scan_bytes(&scan, data, sim_disk_file_size(d, name), 0, OUTBOX_SEGMENT_HEADER_SIZE);
+        while (outbox_segment_scan_next(&scan, &r, &offset) > 0) {
+                OutboxMessageRecord m;
+
+                if (outbox_message_record_decode(&r, &m) < 0)
+                        continue;
+                ck_assert_uint_lt(n, n_max);
+                ret[n++] = m.seq;
+        }
+        outbox_segment_scan_done(&scan);
+        return n;
+}
+
+/* Delivers what can be had, and takes what cannot out of the model: all of that must be in the list. Returns how many. */
+static uint64_t give_up_lost(OutboxModel *m, const uint64_t *seqs, size_t n_seqs) {
+        uint64_t n_lost = 0;
+        OutboxStats s;
+
+        m->trouble = m->verifying = true; /* the model does not know yet what is lost */
+        for (size_t i = 0; i < m->n_messages; i++)
+                m->messages[i]->out_of_order = true; /* the lost ones are overtaken */
+        for (unsigned i = 0; i < 60; i++) {
+                ModelMessage *x;
+
+                outbox_model_next_all(m);
+                while ((x = outbox_model_in_flight(m, 0)))
+                        outbox_model_settle(m, x, OUTBOX_END_CONFIRMED);
+                outbox_get_stats(m->outbox, &s);
+                outbox_model_advance(m, USEC_PER_SEC);
+                outbox_model_run(m);
+        }
+        m->verifying = false;
+        outbox_get_stats(m->outbox, &s);
+        ck_assert_uint_eq(s.queued, 0);
+        for (size_t i = 0; i < m->n_messages; i++) {
+                ModelMessage *x = m->messages[i];
+                bool listed = false;
+
+                if (x->state != MODEL_DURABLE || x->end != OUTBOX_END_QUEUED)
+                        continue;
+                for (size_t k = 0; k < n_seqs; k++)
+                        listed = listed || seqs[k] == x->seq;
+                ck_assert_msg(listed, "message %zu is lost and was not hit", i);
+                x->state = MODEL_GONE;
+                n_lost++;
+        }
+        ck_assert_uint_eq(s.n_lost_records, n_lost);
+        m->n_durable -= n_lost;
+        m->trouble = false;
+        outbox_model_run(m);
+        return n_lost;
+}
+
+/* Goal: P4 and P2: a segment that somebody removes, or cuts to nothing, while the daemon runs costs what was in it, once,
+ * in one line that names the file; the lane goes on, the books balance, and what is accepted afterwards is safe. */
+TEST(segment_removed_while_running_costs_what_was_in_it) {
+        for (int how = 0; how < 8; how++) {
+                uint64_t seqs[4096], n_lost;
+                OutboxOptions options = base_options();
+                const char *name;
+                size_t n_seqs;
+                Rig g;
+
+                rig_open(&g, &options, 18, UINT64_MAX);
+                for (int i = 0; i < 30; i++) { /* several segments */
+                        assert_ok(append_some(g.model, OUTBOX_LANE_NORMAL, 10, 9000, USEC_INFINITY));
+                        if (i == 2)
+                                assert_ok(append_some(g.model, OUTBOX_LANE_BULK, 10, 100, USEC_INFINITY));
+                }
+                if (how & 2) { /* some are in flight: these end as they end */
+                        for (int i = 0; i < 60; i++)
+                                assert_ok(outbox_model_next(g.model, NULL));
+                }
+                name = find_file(g.disk, "segment-", how < 4 ? 2 : 3); /* nothing of it is in memory */
+                ck_assert(name != NULL);
+                n_seqs = messages_in(g.disk, name, seqs, ELEMENTSOF(seqs));
+                ck_assert_uint_gt(n_seqs, 0);
+                if (how & 1)
+                        sim_disk_file_truncate(g.disk, name, 0);
+                else
+                        sim_disk_file_unlink(g.disk, name);
+                if (how & 2)
+                        outbox_model_requeue(g.model);
+                n_lost = give_up_lost(g.model, seqs, n_seqs);
+                ck_assert_uint_ge(n_lost, n_seqs / 2); /* the rest was in memory */
+                ck_assert_uint_eq(g.model->n_damage_notices, 1);
+                ck_assert_msg(strstr(g.model->damage_notice, "segment-"), "%s", g.model->damage_notice);
+
+                for (int i = 0; i < 5; i++)
+                        assert_ok(append_some(g.model, OUTBOX_LANE_NORMAL, 10, 9000, USEC_INFINITY));
+                ck_assert_uint_eq(confirm_all(g.model), 50);
+                outbox_model_close(g.model);
+                rig_done(&g);
+        }
+}
+
+/* Goal: P1: a message is not called safe when it went to a file that has no name any more, whichever file that is, and
+ * what had been stored in it is delivered as long as the process lives. */
+TEST(removed_file_takes_no_further_message) {
+        static const char *const kinds[] = { "segment-", "position-" };
+
+        for (size_t kind = 0; kind < ELEMENTSOF(kinds); kind++)
+                for (size_t i = 0; i < 6; i++) {
+                        OutboxOptions options = base_options();
+                        Rig g;
+
+                        rig_open(&g, &options, 19 + i, UINT64_MAX);
+                        for (int k = 0; k < 30; k++) {
+                                assert_ok(append_some(g.model, OUTBOX_LANE_NORMAL, 10, 9000, USEC_INFINITY));
+                                if (k == 20)
+                                        confirm_all(g.model); /* spares */
+                        }
+                        if (!find_file(g.disk, kinds[kind], i)) {
+                                ck_assert_uint_ge(i, 2);
+                                outbox_model_close(g.model);
+                                rig_done(&g);
+                                break;
+                        }
+                        confirm_all(g.model);
+                        assert_ok(append_some(g.model, OUTBOX_LANE_NORMAL, 3, 9000, USEC_INFINITY));
+                        for (size_t k = 0; k <= i; k++) /* one, or several */
+                                if (i % 2 == 0 || k == i)
+                                        sim_disk_file_unlink(g.disk, find_file(g.disk, kinds[kind], i % 2 ? i : 0));
+                        for (int k = 0; k < 12; k++)
+                                assert_ok(append_some(g.model, OUTBOX_LANE_NORMAL, 10, 9000, USEC_INFINITY));
+                        ck_assert_uint_eq(outbox_model_next_all(g.model), 123);
+                        outbox_model_requeue(g.model);
+                        ck_assert_uint_eq(outbox_model_next_all(g.model), 123);
+                        while (outbox_model_in_flight(g.model, 120))
+                                outbox_model_settle(g.model, outbox_model_in_flight(g.model, 0), OUTBOX_END_CONFIRMED);
+                        outbox_model_advance(g.model, 2 * USEC_PER_SEC);
+                        outbox_model_run(g.model);
+                        outbox_model_crash(g.model, MODEL_CUT);
+                        reopen(&g, false);
+                        ck_assert_uint_ge(outbox_model_n_queued(g.model), 120);
+                        outbox_model_close(g.model);
+                        rig_done(&g);
+                }
+}
+
+/* Goal: P4: while the files of one lane cannot be read, the others are delivered. */
+TEST(unreadable_lane_does_not_hold_up_the_others) {
+        OutboxOptions options = base_options();
+        char name[64];
+        Rig g;
+
+        rig_open(&g, &options, 20, UINT64_MAX);
+        assert_ok(append_some(g.model, OUTBOX_LANE_URGENT, 5, 1000, USEC_INFINITY));
+        (void) snprintf(name, sizeof(name), "%s", find_file(g.disk, "segment-", 0));
+        outbox_model_close(g.model);
+        reopen(&g, true);
+        for (int i = 0; i < 2; i++)
+                assert_ok(append_some(g.model, OUTBOX_LANE_NORMAL, 5, 1000, USEC_INFINITY));
+        outbox_model_close(g.model);
+        reopen(&g, true);
+        g.model->trouble = true;
+        assert_ok(append_some(g.model, OUTBOX_LANE_BULK, 5, 1000, USEC_INFINITY));
+        sim_disk_break_range(g.disk, name, 0, 512 << 10);
+        for (int i = 0; i < 20; i++) {
+                outbox_model_next_all(g.model);
+                outbox_model_advance(g.model, USEC_PER_SEC);
+        }
+        ck_assert_uint_ge(outbox_model_n_in_flight(g.model), 15);
+        outbox_model_crash(g.model, MODEL_KILLED);
+        rig_done(&g);
+}

@@ -19,13 +19,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
         o = json_tokener_parse(text);
         if (!o || !json_object_is_type(o, json_type_object))
                 return 0;
-        r = hub_device_from_json(o, &d, &reason);
+        r = hub_device_from_json(o, HUB_DEVICE_FORM_DEVICE, &d, &reason);
         fuzz_require(r == 0 || (r == -EINVAL && reason));
         if (r < 0)
                 return 0;
 
         fuzz_require(hub_device_to_json(&d, true, &written) == 0);
-        fuzz_require(hub_device_from_json(written, &again, &reason) == 0);
+        fuzz_require(hub_device_from_json(written, HUB_DEVICE_FORM_DEVICE, &again, &reason) == 0);
         fuzz_require(same(d.id, again.id) && d.enabled == again.enabled && d.auth == again.auth);
         fuzz_require(same(d.status_reason, again.status_reason) && d.iot_edge == again.iot_edge);
         fuzz_require(same(d.primary_key, again.primary_key) &&

@@ -10,83 +10,20 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import ssl
 import subprocess
 import time
-import urllib.parse
 
 import harness
 from harness import Hub, test, wait_until
+from registry import API, Registry, quote, token
 
-API = "api-version=2021-04-12"
 LIMIT = 262144
-
-
-def quote(text):
-    return urllib.parse.quote(text, safe="")
-
-
-def token(resource, key, policy=None, expires=None):
-    expires = int(expires if expires is not None else time.time() + 3600)
-    encoded = quote(resource)
-    digest = hmac.new(base64.b64decode(key), f"{encoded}\n{expires}".encode(), hashlib.sha256).digest()
-    text = f"SharedAccessSignature sr={encoded}&sig={quote(base64.b64encode(digest).decode())}&se={expires}"
-    return text + (f"&skn={policy}" if policy else "")
 
 
 def random_key():
     return base64.b64encode(os.urandom(32)).decode()
-
-
-class Registry:
-    """The registry through curl."""
-
-    def __init__(self, hub):
-        self.hub = hub
-        with open(hub.login_file, encoding="utf-8") as f:
-            fields = dict(part.split("=", 1) for part in f.read().strip().split(";"))
-        assert fields["HostName"] == "localhost", fields
-        self.policy, self.key = fields["SharedAccessKeyName"], fields["SharedAccessKey"]
-
-    def call(self, method, path, body=None, if_match=None, authorization="owner", query=API):
-        """(status, headers, body) of one call; the body parsed where it is JSON."""
-        arguments = ["curl", "-sS", "-i", "--cacert", self.hub.ca_file, "-X", method]
-        if authorization == "owner":
-            authorization = token("localhost", self.key, self.policy)
-        if authorization:
-            arguments += ["-H", f"Authorization: {authorization}"]
-        if if_match is not None:
-            arguments += ["-H", f"If-Match: {if_match}"]
-        if body is not None:
-            data = body if isinstance(body, str) else json.dumps(body)
-            arguments += ["-H", "Content-Type: application/json", "-H", "Expect:", "--data-binary", "@-"]
-        else:
-            data = ""
-        arguments.append(f"https://localhost:{self.hub.https_port}{path}{'&' if '?' in path else '?'}{query}")
-        done = subprocess.run(arguments, input=data.encode(), capture_output=True, timeout=60, check=True)
-        head, _, content = done.stdout.partition(b"\r\n\r\n")
-        lines = head.decode().split("\r\n")
-        headers = {k.lower(): v for k, v in (line.split(": ", 1) for line in lines[1:])}
-        if headers.get("content-type", "").startswith("application/json"):
-            content = json.loads(content)
-        return int(lines[0].split()[1]), headers, content
-
-    def create(self, device, **fields):
-        status, _, body = self.call("PUT", f"/devices/{quote(device)}", {"deviceId": device, **fields})
-        assert status == 200, (status, body)
-        return body
-
-    def update(self, body, if_match="*"):
-        return self.call("PUT", f"/devices/{quote(body['deviceId'])}", body, if_match)
-
-    def delete(self, device):
-        status, _, body = self.call("DELETE", f"/devices/{quote(device)}", if_match="*")
-        assert status == 204, (status, body)
-
-    def show(self, device):
-        status, _, body = self.call("GET", f"/devices/{quote(device)}")
-        assert status == 200, (status, body)
-        return body
 
 
 def error_of(answer):
@@ -279,7 +216,7 @@ def given_keys_are_kept_and_bad_bodies_refused(folder):
             assert put(body) == (400, "ArgumentInvalid"), body
         for text in ("", "nonsense", "[]", '{"deviceId":"d2"} {}'):
             assert put(text) == (400, "IotHubFormatError"), text
-        assert put('{"deviceId":"d2","x":"' + "x" * 300000 + '"}') == (413, "MessageTooLarge")
+        assert put('{"deviceId":"d2","x":"' + "x" * 1100000 + '"}') == (413, "MessageTooLarge")
         assert registry.call("GET", "/devices/d2")[0] == 404
 
 
@@ -385,11 +322,8 @@ def only_good_tokens_with_the_right_open_the_registry(folder):
 @test
 def each_policy_has_its_rights(folder):
     with hub_with_device(folder) as (hub, registry, _):
-        policies = {}
-        with open(os.path.join(hub.folder, "registry.jsonl"), encoding="utf-8") as f:
-            for line in map(json.loads, f):
-                if "policy" in line:
-                    policies[line["policy"]["name"]] = line["policy"]["secondaryKey"]
+        with contextlib.closing(sqlite3.connect(os.path.join(hub.folder, "registry.db"))) as database:
+            policies = dict(database.execute("SELECT name, secondary_key FROM policy"))
         for policy, may_read, may_write, may_connect in (
             ("iothubowner", True, True, True),
             ("service", False, False, False),
@@ -784,41 +718,107 @@ def a_restart_keeps_devices_and_goes_on_counting(folder):
 def a_torn_last_line_is_cut_at_the_start(folder):
     with hub_with_device(folder) as (hub, registry, key):
         assert publish(hub, "d1", device_token("d1", key), "one") == 0
-        paths = [os.path.join(hub.folder, name) for name in ("events.jsonl", "registry.jsonl")]
-        whole = []
-        for path in paths:
-            with open(path, "rb") as f:
-                whole.append(f.read())
-        for cut in (1, 20, len(whole[0]) - 1):
+        path = os.path.join(hub.folder, "events.jsonl")
+        with open(path, "rb") as f:
+            whole = f.read()
+        for cut in (1, 20, len(whole) - 1):
             hub.stop()
-            for path, data in zip(paths, whole):
-                last = data.splitlines(keepends=True)[-1]
-                with open(path, "wb") as f:
-                    f.write(data + last[:-min(cut, len(last) - 1)])
+            with open(path, "wb") as f:
+                f.write(whole + whole[:-cut])
             hub.start()
-            for path, data in zip(paths, whole):
-                with open(path, "rb") as f:
-                    assert f.read() == data, path
+            with open(path, "rb") as f:
+                assert f.read() == whole
         assert publish(hub, "d1", device_token("d1", key), "two") == 0
         assert [(e["sequenceNumber"], e["body"]) for e in events(hub)] == [(0, "one"), (1, "two")]
 
 
 @test
-def many_changes_do_not_make_the_registry_file_grow_for_ever(folder):
+def an_identity_that_was_told_survives_a_kill(folder):
     with Hub(folder) as hub:
         registry = Registry(hub)
-        registry.create("d1")
-        path = os.path.join(hub.folder, "registry.jsonl")
+        for n in range(10):
+            made = registry.create(f"d{n}")
+            hub.kill()
+            hub.start()
+            assert registry.show(f"d{n}")["etag"] == made["etag"]
+        assert len(registry.call("GET", "/devices")[2]) == 10
+
+
+@test
+def a_damaged_registry_stops_the_start_and_is_named(folder):
+    with Hub(folder) as hub:
         hub.stop()
-        with open(path, encoding="utf-8") as f:
-            lines = f.readlines()
-        with open(path, "w", encoding="utf-8") as f:
-            f.writelines(lines + [lines[-1]] * 3000)
-        hub.start()
-        with open(path, encoding="utf-8") as f:
-            assert len(f.readlines()) == len(lines)
-        assert registry.show("d1")["deviceId"] == "d1"
-        assert os.stat(path).st_mode & 0o777 == 0o600
+        with open(os.path.join(hub.folder, "registry.db"), "r+b") as f:
+            f.write(b"x" * 100)
+        process = subprocess.run(
+            [harness.EMULATOR, "--state", hub.folder, "--mqtt-port", "0", "--https-port", "0"],
+            capture_output=True, text=True, timeout=60, check=False,
+        )
+        assert process.returncode == 65 and "registry.db" in process.stderr, process
+
+
+@test
+def modules_belong_to_their_device(folder):
+    with hub_with_device(folder) as (hub, registry, _):
+        status, headers, module = registry.call("PUT", "/devices/d1/modules/m1", {"deviceId": "d1", "moduleId": "m1"})
+        assert status == 200 and "etag" not in headers, headers
+        assert list(module) == [
+            "moduleId", "managedBy", "deviceId", "generationId", "etag", "connectionState",
+            "connectionStateUpdatedTime", "lastActivityTime", "cloudToDeviceMessageCount", "authentication",
+        ]
+        again = registry.call("PUT", "/devices/d1/modules/m1", {"deviceId": "d1", "moduleId": "m1"})
+        assert again[0] == 409 and again[2]["errorCode"] == 409301, again
+        changed = registry.call("PUT", "/devices/d1/modules/m1", {**module, "managedBy": "me"}, if_match=module["etag"])
+        assert changed[0] == 200 and changed[2]["managedBy"] == "me"
+        assert changed[2]["authentication"] == module["authentication"]
+        assert registry.call("PUT", "/devices/d1/modules/m1", module, if_match=module["etag"])[0] == 412
+        assert registry.call("PUT", "/devices/d1/modules/$m", {"deviceId": "d1", "moduleId": "$m"})[0] == 400
+        assert error_of(registry.call("GET", "/devices/d1/modules/m2")) == (404, "ModuleNotFound")
+        assert registry.call("PUT", "/devices/d2/modules/m1", {"deviceId": "d2", "moduleId": "m1"})[0] == 401
+
+        for n in range(2, 51):
+            made = registry.call("PUT", f"/devices/d1/modules/m{n}", {"deviceId": "d1", "moduleId": f"m{n}"})
+            assert made[0] == 200, made
+        assert registry.call("PUT", "/devices/d1/modules/m51", {"deviceId": "d1", "moduleId": "m51"})[0] == 403
+        assert len(registry.call("GET", "/devices/d1/modules")[2]) == 50
+        assert registry.call("GET", "/statistics/devices")[2]["totalDeviceCount"] == 1
+        registry.delete("d1")
+        registry.create("d1")
+        assert registry.call("GET", "/devices/d1/modules")[2] == []
+
+
+@test
+def a_module_signs_in_with_its_own_key(folder):
+    with hub_with_device(folder) as (hub, registry, device_key):
+        module = registry.call("PUT", "/devices/d1/modules/m1", {"deviceId": "d1", "moduleId": "m1"})[2]
+        key = key_of(module)
+        topic = "devices/d1/modules/m1/messages/events/"
+        signed = token("localhost/devices/d1/modules/m1", key)
+        assert publish(hub, "d1", signed, topic=topic, client_id="d1/m1") == 0
+        assert events(hub)[-1]["moduleId"] == "m1"
+        for wrong in (token("localhost/devices/d1", device_key), token("localhost/devices/d1/modules/m2", key)):
+            assert publish(hub, "d1", wrong, topic=topic, client_id="d1/m1") == 5
+        assert publish(hub, "d1", token("localhost/devices/d1/modules/m2", key), client_id="d1/m2") == 5
+        registry.update({**registry.show("d1"), "status": "disabled"})
+        assert publish(hub, "d1", signed, topic=topic, client_id="d1/m1") == 5
+
+
+@test
+def an_edge_device_has_a_scope_and_two_modules(folder):
+    with Hub(folder) as hub:
+        registry = Registry(hub)
+        edge = registry.create("gateway", capabilities={"iotEdge": True})
+        assert edge["deviceScope"] == f"ms-azure-iot-edge://gateway-{edge['generationId']}"
+        modules = registry.call("GET", "/devices/gateway/modules")[2]
+        assert [(m["moduleId"], m["managedBy"], m["authentication"]["type"]) for m in modules] == [
+            ("$edgeAgent", "iotEdge", "none"), ("$edgeHub", "iotEdge", "none"),
+        ]
+        leaf = registry.create("leaf", deviceScope=edge["deviceScope"])
+        assert leaf["parentScopes"] == [edge["deviceScope"]]
+        other = {**edge, "deviceScope": "ms-azure-iot-edge://other-1"}
+        assert error_of(registry.update(other)) == (400, "InvalidDeviceScope")
+        assert registry.update(edge)[2]["deviceScope"] == edge["deviceScope"]
+        assert error_of(registry.call("PUT", "/devices/x", {"deviceId": "x", "deviceScope": "mine"}))[0] == 400
 
 
 def processes_in(folder):
@@ -853,7 +853,7 @@ def the_end_of_the_broker_is_the_end_of_the_emulator(folder):
 @test
 def secrets_are_for_their_owner_only(folder):
     with Hub(folder) as hub:
-        for name in ("connection-string", "registry.jsonl", "ca-key.pem", "server-key.pem", "broker.conf"):
+        for name in ("connection-string", "registry.db", "ca-key.pem", "server-key.pem", "broker.conf"):
             assert os.stat(os.path.join(hub.folder, name)).st_mode & 0o077 == 0, name
         assert os.stat(hub.ca_file).st_mode & 0o777 == 0o644
         for name in ("broker.sock", "registry.sock"):

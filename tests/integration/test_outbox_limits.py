@@ -144,6 +144,30 @@ def messages_expire_while_offline_and_are_counted(folder):
         s.daemon.wait_queue_empty()
 
 
+@test
+def a_segment_removed_while_the_daemon_runs_costs_what_was_in_it(folder):
+    with Setup(folder, start=False, settings={"outbox": {"max_size": "32M", "segment_size": "1M"}}) as s:
+        s.hub.stop()
+        s.daemon.start()
+        accepted, _ = fill(s, n_max=2000)
+        segments = sorted(name for name in os.listdir(s.daemon.state) if name.startswith("segment-"))
+        removed = segments[len(segments) // 2]
+        os.unlink(os.path.join(s.daemon.state, removed))
+        accepted += [line(2000 + i) for i in range(50)]
+        s.send(accepted[2000:])
+
+        s.hub.start()
+        s.daemon.wait_queue_empty()
+        status = s.daemon.status()
+        check_books(status)
+        n_lost = status["outbox"]["lostRecords"]
+        assert 100 < n_lost < 300, status
+        result = compare(accepted, s.hub.events.wait_count(len(accepted) - n_lost))
+        assert result == {"lost": n_lost, "foreign": 0, "duplicates": 0, "in_order": True}, result
+        lines = [x for x in s.daemon.log().splitlines() if "Damage on disk" in x]
+        assert len(lines) == 1 and f"{removed} cost {n_lost} messages" in lines[0], lines
+
+
 @contextlib.contextmanager
 def small_file_system(folder, mib):
     """A small ext4 in a file, mounted; where this machine cannot do that the test is skipped."""

@@ -4,6 +4,8 @@
 #include <poll.h>
 #include <stdarg.h>
 
+#include "daemon/log.h"
+
 #define TURNS_MAX 2000U /* of outbox_process() until it has to be at rest */
 #define ROOM_AGAIN_USEC (10 * USEC_PER_SEC) /* within which room on a disk that was full has to be seen */
 #define REJECT_AGAIN_USEC (61 * USEC_PER_SEC) /* within which a dead letter that failed has to be tried again */
@@ -290,6 +292,10 @@ static void on_notice(int priority, const char *message_id, const char *text, vo
         OutboxModel *m = userdata;
 
         m->n_notices++;
+        if (message_id && streq(message_id, MSG_OUTBOX_DAMAGE)) {
+                m->n_damage_notices++;
+                snprintf(m->damage_notice, sizeof(m->damage_notice), "%s", text);
+        }
         if (getenv("OUTBOX_MODEL_TRACE"))
                 printf("# notice %d: %s\n", priority, text);
 }

@@ -93,7 +93,8 @@ typedef struct OutboxModel {
         uint64_t n_durable;                  /* messages reported durable since the start */
         uint64_t n_unseen;                   /* accepted and ended, of those that a crash left open: nobody knows which */
         OutboxStats books;                   /* at the start */
-        uint64_t n_settled_total[_OUTBOX_END_MAX], n_came_back, n_notices; /* for the summary of a run */
+        char damage_notice[256]; /* the last */
+        uint64_t n_settled_total[_OUTBOX_END_MAX], n_came_back, n_notices, n_damage_notices; /* for the summary of a run */
 } OutboxModel;
 
 /* disk: borrowed. options: io, clock and threaded are set here. */

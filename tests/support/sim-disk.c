@@ -297,6 +297,16 @@ static void count_linked(const SimDisk *d, const Inode *dir, bool *linked) {
         }
 }
 
+static bool is_linked(const SimDisk *d, const Inode *inode) {
+        bool *linked = must(calloc(d->n_inodes, sizeof(bool))), found = false;
+
+        count_linked(d, d->inodes[0], linked);
+        for (size_t i = 0; i < d->n_inodes; i++)
+                found = found || (d->inodes[i] == inode && linked[i]);
+        free(linked);
+        return found;
+}
+
 static uint64_t used_pages(const SimDisk *d) {
         bool *linked = must(calloc(d->n_inodes, sizeof(bool)));
         uint64_t n = 0;
@@ -795,6 +805,8 @@ static int sim_fsize(const OutboxIo *io, int fd, uint64_t *ret) {
         int r;
 
         r = call_begin(d, SIM_FSIZE);
+        if (r >= 0 && !is_linked(d, inode_of(d, fd)))
+                r = -ENOENT;
         if (r >= 0)
                 *ret = inode_of(d, fd)->size;
         return (int) call_end(d, r);

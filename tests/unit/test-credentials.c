@@ -234,7 +234,7 @@ TEST(what_is_no_text_or_too_long_is_no_connection_string) {
         ck_assert_ptr_null(credentials_problem(b));
         assert_ok(replace_file(path, big, sizeof(big), 0600));
         c = open_credentials(NULL, path);
-        ck_assert_ptr_nonnull(strstr(credentials_problem(c), "longer than a connection string"));
+        ck_assert_ptr_nonnull(strstr(credentials_problem(c), "longer than the connection string"));
 }
 
 TEST(a_reload_takes_what_is_new_and_keeps_what_was_good) {

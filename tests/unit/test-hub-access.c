@@ -14,11 +14,10 @@
 static Hub *open_hub(const char *host) {
         _cleanup_free_ char *path = test_tempdir();
         _cleanup_close_ int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        uint64_t line;
         Hub *h;
 
         ck_assert_int_ge(fd, 0);
-        assert_ok(hub_open(fd, host, &h, &line));
+        assert_ok(hub_open(fd, host, &h));
         return h;
 }
 

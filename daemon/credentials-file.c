@@ -1,0 +1,92 @@
+#include "daemon/credentials-file.h"
+
+#include <stdarg.h>
+#include <sys/stat.h>
+
+#include "daemon/log.h"
+#include "lib/fd-util.h"
+#include "lib/string-util.h"
+
+int credentials_fail(int error, char **reterr_problem, const char *format, ...) {
+        va_list ap;
+        int r;
+
+        va_start(ap, format);
+        r = vformat_string(reterr_problem, format, ap);
+        va_end(ap);
+        return r < 0 ? r : error;
+}
+
+static void warn_if_exposed(const char *path) {
+        struct stat st;
+
+        if (stat(path, &st) >= 0 && (st.st_mode & S_IROTH))
+                log_warning("%s holds a device key and everyone may read it: chmod o-r %s", path,
+                            path);
+}
+
+int credentials_read_file(const char *path, size_t max, bool is_secret, const char *what,
+                          const char *how, char **ret, char **reterr_problem) {
+        _cleanup_(erase_and_freep) char *text = NULL;
+        size_t size;
+        int r = read_file(path, max, &text, &size);
+
+        if (r == -ENOMEM)
+                return r;
+        if (r == -ENOENT)
+                return credentials_fail(r, reterr_problem, "%s is missing: write %s into it%s",
+                                        path, what, how);
+        if (r == -EACCES)
+                return credentials_fail(r, reterr_problem,
+                                        "%s may not be read by the user of iothubd: chgrp iothubd "
+                                        "and chmod 0640",
+                                        path);
+        if (r == -EFBIG)
+                return credentials_fail(r, reterr_problem,
+                                        "%s is longer than %s can be: it must hold nothing else",
+                                        path, what);
+        if (r < 0)
+                return credentials_fail(r, reterr_problem, "%s cannot be read: %s", path,
+                                        strerror(-r));
+        if (strlen(text) != size) {
+                explicit_bzero(text, size);
+                return credentials_fail(-EINVAL, reterr_problem,
+                                        "%s is not a text file: it must hold %s and nothing else",
+                                        path, what);
+        }
+        if (is_secret)
+                warn_if_exposed(path);
+        *ret = TAKE_PTR(text);
+        return 0;
+}
+
+int credentials_systemd_path(const char *name, char **ret) {
+        const char *directory = getenv("CREDENTIALS_DIRECTORY");
+
+        if (directory)
+                return format_string(ret, "%s/%s", directory, name);
+        *ret = NULL;
+        return 0;
+}
+
+bool credentials_is_snapshot(const char *path) {
+        const char *directory = getenv("CREDENTIALS_DIRECTORY"), *rest;
+
+        rest = directory ? startswith(path, directory) : NULL;
+        return rest && *rest == '/';
+}
+
+void credentials_add_restart(const char *path, char **problem) {
+        char *longer;
+
+        if (!*problem || !credentials_is_snapshot(path))
+                return;
+        if (format_string(&longer,
+                          "%s. This file is the copy that systemd made at the start of what "
+                          "LoadCredential= names: mend "
+                          "that, then systemctl restart",
+                          *problem) < 0)
+                return;
+        free(*problem);
+        *problem = longer;
+}

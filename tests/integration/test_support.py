@@ -202,7 +202,7 @@ def warped_program(folder, **options):
     process = subprocess.Popen(
         [sys.executable, "-c", WARPED_PROGRAM],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        env={**os.environ, **warp.environment(sys.executable)},
+        env={**os.environ, **warp.environment()},
     )
     with process:
 

@@ -34,6 +34,63 @@ IOTHUBCTL = os.path.join(BUILD, "client", "iothubctl")
 EMULATOR = os.path.join(os.environ.get("IOTHUBD_EMULATOR_BUILD") or BUILD, "emulator", "iothub-emulator")
 LONG = os.environ.get("IOTHUBD_TEST_LONG") == "1"
 
+
+def sanitizer_runtimes(program):
+    """The libraries that a sanitizer wants to be loaded before any other."""
+    text = subprocess.run(["ldd", program], capture_output=True, text=True, check=False).stdout
+    return re.findall(r"=> (\S*/lib[at]san\.so\S*)", text)
+
+
+# ---- programs under a checker ----
+
+# Where valgrind and the sanitizers write: a file for each process that did wrong, which fails the test that ran it.
+FINDINGS = tempfile.mkdtemp(prefix="iothubd-findings.")
+SANITIZERS = sanitizer_runtimes(IOTHUBD)
+WRAPPER = os.environ.get("IOTHUBD_TEST_WRAPPER")
+INSTRUMENTED = bool(SANITIZERS or WRAPPER)  # slower, and its memory tells nothing
+
+
+def _set_up_checkers():
+    """The sanitizers' options, and scripts in the place of daemon and client where a command shall run them. The last
+    argument of that command may be @FINDINGS@, a name for the files that it writes."""
+    os.chmod(FINDINGS, 0o1777)  # some run programs as another user
+    log = os.path.join(FINDINGS, "finding")
+    suppressions = os.path.join(SOURCE, "tests", "support")
+    for name, options in (
+        ("ASAN_OPTIONS", f"log_path={log}:exitcode=99:detect_leaks={int(os.geteuid() == 0)}"),  # a leak check attaches
+        ("UBSAN_OPTIONS", f"log_path={log}:halt_on_error=1:exitcode=99:print_stacktrace=1"),
+        ("TSAN_OPTIONS", f"log_path={log}:exitcode=99:suppressions={suppressions}/tsan.supp"),
+    ):
+        os.environ[name] = options
+    if not WRAPPER:
+        return IOTHUBD, IOTHUBCTL
+    paths = []
+    for program in (IOTHUBD, IOTHUBCTL):
+        paths.append(os.path.join(FINDINGS, f".{os.path.basename(program)}"))
+        with open(os.open(paths[-1], os.O_WRONLY | os.O_CREAT, 0o755), "w", encoding="utf-8") as f:
+            f.write(f'#!/bin/sh\nexec {WRAPPER.replace("@FINDINGS@", log + ".%p")} {program} "$@"\n')
+    return paths
+
+
+IOTHUBD, IOTHUBCTL = _set_up_checkers()
+
+
+def _take_findings():
+    """What the checkers wrote since the last call, as lines."""
+    lines = []
+    for name in sorted(n for n in os.listdir(FINDINGS) if not n.startswith(".")):
+        path = os.path.join(FINDINGS, name)
+        with open(path, encoding="utf-8", errors="replace") as f:
+            lines += f.read().splitlines()
+        os.unlink(path)
+    return lines
+
+
+def check_memory(kib, max_kib):
+    """Promise P5; what a checker takes on top is not the program's."""
+    assert INSTRUMENTED or kib <= max_kib, f"{kib} KiB are more than {max_kib}"
+
+
 DEADLINE_SEC = 120 if not LONG else 1200
 
 
@@ -77,6 +134,9 @@ def main():
         try:
             arguments = [folder] if inspect.signature(function).parameters else []
             function(*arguments)
+            findings = _take_findings()
+            if findings:
+                raise AssertionError("valgrind or a sanitizer found something:\n" + "\n".join(findings))
             print(f"ok {number} - {name}", flush=True)
         except Skip as reason:
             print(f"ok {number} - {name} # SKIP {reason}", flush=True)
@@ -84,7 +144,7 @@ def main():
             failed += 1
             keep = os.environ.get("IOTHUBD_TEST_KEEP") == "1"
             print(f"not ok {number} - {name}", flush=True)
-            for line in traceback.format_exc().splitlines():
+            for line in traceback.format_exc().splitlines() + _take_findings():
                 print(f"#   {line}")
             _print_logs(folder)
             if keep:
@@ -93,6 +153,7 @@ def main():
         finally:
             if not keep:
                 shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(FINDINGS, ignore_errors=True)
     sys.exit(1 if failed else 0)
 
 
@@ -334,14 +395,15 @@ class TimeWarp:
     def __init__(self, folder, name, factor=1, clock_offset_sec=0):
         if not os.path.exists(self.LIBRARY):
             raise Skip("the time warp needs a machine of 64 bits")
+        if WRAPPER and factor > 1:
+            raise Skip("a wrapped daemon is too slow to live faster")
         self.factor = factor
         self.offsets_sec = [clock_offset_sec, 0]  # of the wall clock and of the time since boot
         self.path = os.path.join(folder, f"{name}.time-warp")
 
-    def environment(self, program):
+    def environment(self, sanitizers=()):
         warp = ":".join(str(n) for n in [self.factor] + [int(sec * 10**9) for sec in self.offsets_sec])
-        preload = sanitizer_runtimes(program) + [self.LIBRARY]
-        return {"LD_PRELOAD": ":".join(preload), "IOTHUBD_TIME_WARP": warp, "IOTHUBD_TIME_WARP_SOCKET": self.path}
+        return {"LD_PRELOAD": ":".join([*sanitizers, self.LIBRARY]), "IOTHUBD_TIME_WARP": warp, "IOTHUBD_TIME_WARP_SOCKET": self.path}
 
     def command(self, word, seconds):
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
@@ -352,12 +414,6 @@ class TimeWarp:
         self.offsets_sec[0] += seconds
         if word == "suspend":
             self.offsets_sec[1] += seconds
-
-
-def sanitizer_runtimes(program):
-    """The libraries that a sanitizer wants to be loaded before any other."""
-    text = subprocess.run(["ldd", program], capture_output=True, text=True, check=False).stdout
-    return re.findall(r"=> (\S*/lib[at]san\.so\S*)", text)
 
 
 def iothubctl(*arguments, check=True, **kwargs):
@@ -450,7 +506,7 @@ class Daemon:
             env={
                 **os.environ,
                 "NOTIFY_SOCKET": self.notify.path,
-                **(self.time_warp.environment(IOTHUBD) if self.time_warp else {}),
+                **(self.time_warp.environment(SANITIZERS) if self.time_warp else {}),
                 **self.environment,
             },
         )

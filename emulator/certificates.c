@@ -11,16 +11,18 @@
 #include <openssl/x509v3.h>
 
 #include "lib/fd-util.h"
-#include "lib/macro.h"
+#include "lib/string-util.h"
 
 /* Elliptic keys: a test that connects a thousand times should not wait for RSA. */
 
+#define VALID_FROM_DAYS (-1) /* for clients whose clocks are a little behind */
 #define CA_DAYS 3650
 #define SERVER_DAYS 397 /* some clients take no longer ones */
 #define RENEW_DAYS 30
 #define DAY_SEC 86400
 #define PEM_BYTES_MAX 65536U
 #define CA_KEY "ca-key.pem"
+#define WRONG_NAME "other-hub.example"
 
 DEFINE_CLEANUP(X509 *, X509_free);
 DEFINE_CLEANUP(EVP_PKEY *, EVP_PKEY_free);
@@ -104,7 +106,9 @@ static int add_extension(X509 *x, X509 *issuer, int nid, const char *value) {
         return k == 1 ? 0 : -EIO;
 }
 
-static int begin_certificate(X509 *x, EVP_PKEY *key, const char *common_name, int days) {
+/* days: from now, both. */
+static int begin_certificate(X509 *x, EVP_PKEY *key, const char *common_name, int from_days,
+                             int to_days) {
         uint64_t serial;
 
         if (RAND_bytes((unsigned char *) &serial, sizeof(serial)) != 1)
@@ -112,9 +116,8 @@ static int begin_certificate(X509 *x, EVP_PKEY *key, const char *common_name, in
         serial >>= 1; /* positive */
         if (X509_set_version(x, X509_VERSION_3) != 1 ||
             ASN1_INTEGER_set_uint64(X509_get_serialNumber(x), serial) != 1 ||
-            /* From yesterday on, for clients whose clocks are a little behind. */
-            !X509_gmtime_adj(X509_getm_notBefore(x), -DAY_SEC) ||
-            !X509_gmtime_adj(X509_getm_notAfter(x), (long) days * DAY_SEC) ||
+            !X509_gmtime_adj(X509_getm_notBefore(x), (long) from_days * DAY_SEC) ||
+            !X509_gmtime_adj(X509_getm_notAfter(x), (long) to_days * DAY_SEC) ||
             X509_set_pubkey(x, key) != 1 ||
             X509_NAME_add_entry_by_txt(X509_get_subject_name(x), "CN", MBSTRING_UTF8,
                                        (const unsigned char *) common_name, -1, -1, 0) != 1)
@@ -122,14 +125,14 @@ static int begin_certificate(X509 *x, EVP_PKEY *key, const char *common_name, in
         return 0;
 }
 
-static int make_ca(int dir_fd, X509 **ret, EVP_PKEY **ret_key) {
+static int make_ca(X509 **ret, EVP_PKEY **ret_key) {
         _cleanup_(X509_freep) X509 *x = X509_new();
         _cleanup_(EVP_PKEY_freep) EVP_PKEY *k = EVP_EC_gen("P-256");
         int r;
 
         if (!x || !k)
                 return -ENOMEM;
-        r = begin_certificate(x, k, "iothub-emulator CA", CA_DAYS);
+        r = begin_certificate(x, k, "iothub-emulator CA", VALID_FROM_DAYS, CA_DAYS);
         if (r < 0)
                 return r;
         if (X509_set_issuer_name(x, X509_get_subject_name(x)) != 1 ||
@@ -138,28 +141,21 @@ static int make_ca(int dir_fd, X509 **ret, EVP_PKEY **ret_key) {
             add_extension(x, x, NID_subject_key_identifier, "hash") < 0 ||
             X509_sign(x, k, EVP_sha256()) == 0)
                 return -EIO;
-        r = store_pair(dir_fd, CERTIFICATES_CA, CA_KEY, x, k);
-        if (r < 0)
-                return r;
         *ret = TAKE_PTR(x);
         *ret_key = TAKE_PTR(k);
         return 0;
 }
 
-static int make_server(int dir_fd, const char *host, X509 *ca, EVP_PKEY *ca_key) {
+/* names: as in a subjectAltName. */
+static int make_server(const char *common_name, const char *names, int from_days, int to_days,
+                       X509 *ca, EVP_PKEY *ca_key, X509 **ret, EVP_PKEY **ret_key) {
         _cleanup_(X509_freep) X509 *x = X509_new();
         _cleanup_(EVP_PKEY_freep) EVP_PKEY *k = EVP_EC_gen("P-256");
-        _cleanup_free_ char *names = NULL;
         int r;
 
         if (!x || !k)
                 return -ENOMEM;
-        if (asprintf(&names, "DNS:%s%s,IP:127.0.0.1,IP:::1", host,
-                     strcasecmp(host, "localhost") == 0 ? "" : ",DNS:localhost") < 0) {
-                names = NULL;
-                return -ENOMEM;
-        }
-        r = begin_certificate(x, k, host, SERVER_DAYS);
+        r = begin_certificate(x, k, common_name, from_days, to_days);
         if (r < 0)
                 return r;
         if (X509_set_issuer_name(x, X509_get_subject_name(ca)) != 1 ||
@@ -171,7 +167,14 @@ static int make_server(int dir_fd, const char *host, X509 *ca, EVP_PKEY *ca_key)
             add_extension(x, ca, NID_authority_key_identifier, "keyid") < 0 ||
             X509_sign(x, ca_key, EVP_sha256()) == 0)
                 return -EIO;
-        return store_pair(dir_fd, CERTIFICATES_SERVER, CERTIFICATES_SERVER_KEY, x, k);
+        *ret = TAKE_PTR(x);
+        *ret_key = TAKE_PTR(k);
+        return 0;
+}
+
+static int format_names(const char *host, char **ret) {
+        return format_string(ret, "DNS:%s%s,IP:127.0.0.1,IP:::1", host,
+                             strcasecmp(host, "localhost") == 0 ? "" : ",DNS:localhost");
 }
 
 /* 1: as it should be. */
@@ -185,13 +188,17 @@ static int server_is_good(X509 *x, X509 *ca, EVP_PKEY *ca_key, const char *host)
 int certificates_ensure(int dir_fd, const char *host) {
         _cleanup_(X509_freep) X509 *ca = NULL, *server = NULL;
         _cleanup_(EVP_PKEY_freep) EVP_PKEY *ca_key = NULL, *server_key = NULL;
+        _cleanup_free_ char *names = NULL;
         int r;
 
         assert(host);
 
         r = load_pair(dir_fd, CERTIFICATES_CA, CA_KEY, &ca, &ca_key);
-        if (r == -ENOENT)
-                r = make_ca(dir_fd, &ca, &ca_key);
+        if (r == -ENOENT) {
+                r = make_ca(&ca, &ca_key);
+                if (r >= 0)
+                        r = store_pair(dir_fd, CERTIFICATES_CA, CA_KEY, ca, ca_key);
+        }
         if (r < 0)
                 return r;
 
@@ -200,5 +207,45 @@ int certificates_ensure(int dir_fd, const char *host) {
                 return 0;
         if (r < 0 && r != -ENOENT && r != -EBADMSG)
                 return r;
-        return make_server(dir_fd, host, ca, ca_key);
+        X509_free(TAKE_PTR(server));
+        EVP_PKEY_free(TAKE_PTR(server_key));
+        r = format_names(host, &names);
+        if (r >= 0)
+                r = make_server(host, names, VALID_FROM_DAYS, SERVER_DAYS, ca, ca_key, &server,
+                                &server_key);
+        if (r >= 0)
+                r = store_pair(dir_fd, CERTIFICATES_SERVER, CERTIFICATES_SERVER_KEY, server,
+                               server_key);
+        return r;
+}
+
+int certificates_make_odd(int dir_fd, const char *host, TroubleCertificate kind, X509 **ret,
+                          EVP_PKEY **ret_key) {
+        _cleanup_(X509_freep) X509 *ca = NULL;
+        _cleanup_(EVP_PKEY_freep) EVP_PKEY *ca_key = NULL;
+        _cleanup_free_ char *names = NULL;
+        int from = VALID_FROM_DAYS, to = SERVER_DAYS;
+        int r;
+
+        if (kind == TROUBLE_CERTIFICATE_UNKNOWN_ISSUER)
+                r = make_ca(&ca, &ca_key);
+        else
+                r = load_pair(dir_fd, CERTIFICATES_CA, CA_KEY, &ca, &ca_key);
+        if (r < 0)
+                return r;
+
+        if (kind == TROUBLE_CERTIFICATE_WRONG_NAME) {
+                host = WRONG_NAME;
+                r = format_string(&names, "DNS:" WRONG_NAME);
+        } else
+                r = format_names(host, &names);
+        if (r < 0)
+                return r;
+
+        if (kind == TROUBLE_CERTIFICATE_EXPIRED) {
+                from = -SERVER_DAYS;
+                to = -1;
+        } else if (kind == TROUBLE_CERTIFICATE_NOT_YET_VALID)
+                from = 1;
+        return make_server(host, names, from, to, ca, ca_key, ret, ret_key);
 }

@@ -7,6 +7,8 @@
 
 #include <openssl/ssl.h>
 
+#include "emulator/hub-counter.h"
+#include "emulator/hub-trouble.h"
 #include "lib/macro.h"
 
 typedef struct Front Front;
@@ -34,12 +36,28 @@ int front_listen(Front *f, FrontDoor door, int fd, SSL_CTX *tls, const char *bac
 /* Calls on_readable when fd (borrowed) is readable. 0, -ENOMEM or -errno. */
 int front_watch(Front *f, int fd, void (*on_readable)(void *userdata), void *userdata);
 
+/* Watches it no more; to be called before it is closed, also from its own callback. */
+void front_unwatch(Front *f, int fd);
+
 /* Serves until front_stop() is called, from a callback. 0 or -errno. */
 int front_run(Front *f);
 void front_stop(Front *f);
 
-/* A TLS server context as the hub's: TLS 1.2 and later. ask_certificate: any certificate is taken,
- * its owner has proved the key; whether it counts is decided by its thumbprint. 0, -EINVAL (files;
- * the OpenSSL error queue tells more) or -ENOMEM. */
-int front_tls_new(const char *certificate_file, const char *key_file, bool ask_certificate,
-                  SSL_CTX **ret);
+/* Trouble on request (hub-trouble.h): what is changed here acts from the next turn on, also on
+ * connections that are open. Only the MQTT door knows trouble. */
+Troubles *front_troubles(Front *f);
+const HubCounters *front_counters(const Front *f);
+
+/* What new connections meet while that certificate is on. tls: consumed. */
+void front_set_odd_tls(Front *f, TroubleCertificate c, SSL_CTX *tls);
+bool front_has_odd_tls(const Front *f, TroubleCertificate c);
+
+/* Ends the connections of a device (NULL: all of the MQTT door) at once, by a FIN or a RST. Returns
+ * how many. */
+size_t front_cut(Front *f, const char *device, bool reset);
+
+/* Connections whose CONNECT has come, of a device or all. */
+size_t front_connections(const Front *f, const char *device);
+
+/* Called after each turn of the loop, whatever happened in it. */
+void front_after_turn(Front *f, void (*after_turn)(void *userdata), void *userdata);

@@ -65,16 +65,9 @@ static void say(const char *format, ...) {
 
 /* A peer may call itself anything; what is no id stays out of the log. */
 static const char *shown_id(const char *client_id) {
-        const char *slash = client_id ? strchr(client_id, '/') : NULL;
-        _cleanup_free_ char *device = NULL;
-
         if (!client_id)
                 return "(no client id)";
-        device = strndup(client_id, slash ? (size_t) (slash - client_id) : strlen(client_id));
-        if (!device || hub_device_id_check(device, false) < 0 ||
-            (slash && hub_device_id_check(slash + 1, false) < 0))
-                return "(no valid client id)";
-        return client_id;
+        return hub_client_id_check(client_id) < 0 ? "(no valid client id)" : client_id;
 }
 
 static Session *session_free(Session *s) {

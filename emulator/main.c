@@ -23,8 +23,12 @@
 
 #include "emulator/broker.h"
 #include "emulator/certificates.h"
+#include "emulator/ctl.h"
+#include "emulator/hub-ctl.h"
 #include "emulator/hub-front.h"
+#include "emulator/hub-tls.h"
 #include "emulator/hub.h"
+#include "emulator/state-folder.h"
 #include "lib/connection-string.h"
 #include "lib/fd-util.h"
 #include "lib/parse-util.h"
@@ -56,6 +60,7 @@ typedef struct Emulator {
         pid_t broker;
         SSL_CTX *tls[_DOOR_MAX];
         Front *front;
+        HubCtl *ctl;
         char secret[33];
         bool broker_died;
 } Emulator;
@@ -73,7 +78,8 @@ static int fail(int code, const char *format, ...) {
 }
 
 static void print_help(void) {
-        printf("iothub-emulator [OPTION...]\n\n"
+        printf("iothub-emulator [OPTION...]\n"
+               "iothub-emulator ctl [--state DIR] VERB...   makes trouble; ctl --help tells more\n\n"
                "A small IoT hub on this machine, for trying out, demos and tests.\n\n"
                "  --state DIR          keep certificates, registry and events in DIR\n"
                "                       (default: %s)\n"
@@ -163,48 +169,17 @@ static int parse_options(int argc, char **argv, Settings *s) {
         return 0;
 }
 
-static int make_folders(const char *path) {
-        _cleanup_free_ char *p = strdup(path);
-
-        if (!p)
-                return -ENOMEM;
-        for (char *s = p + 1; *s; s++)
-                if (*s == '/') {
-                        *s = '\0';
-                        if (mkdir(p, 0755) < 0 && errno != EEXIST)
-                                return -errno;
-                        *s = '/';
-                }
-        return mkdir(p, 0755) < 0 && errno != EEXIST ? -errno : 0;
-}
-
-static int default_state(char **ret) {
-        const char *base = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
-        int n;
-
-        if (geteuid() == 0)
-                n = asprintf(ret, "/var/lib/iothub-emulator");
-        else if (base && *base == '/')
-                n = asprintf(ret, "%s/iothub-emulator", base);
-        else
-                n = asprintf(ret, "%s/.local/state/iothub-emulator", home ? home : "");
-        return n < 0 ? -ENOMEM : 0;
-}
-
 /* The folder becomes the working directory: a unix socket's path is short, a state folder's may be
  * long. */
 static int enter_state(Emulator *e) {
         _cleanup_free_ char *path = NULL;
         int r;
 
-        if (e->settings.state)
-                path = strdup(e->settings.state);
-        else if (default_state(&path) < 0)
-                path = NULL;
-        if (!path)
+        r = state_folder_path(e->settings.state, &path);
+        if (r < 0)
                 return fail(EX_OSERR, "out of memory");
 
-        r = make_folders(path);
+        r = state_folder_make(path);
         if (r < 0)
                 return fail(EX_CANTCREAT, "cannot make the state folder %s: %s", path,
                             strerror(-r));
@@ -274,6 +249,20 @@ static int listen_loopback(uint64_t *port) {
         return TAKE_FD(fd);
 }
 
+static int make_odd_tls(TroubleCertificate certificate, SSL_CTX **ret, void *userdata) {
+        const Emulator *e = userdata;
+        EVP_PKEY *key = NULL;
+        X509 *x = NULL;
+        int r;
+
+        r = certificates_make_odd(AT_FDCWD, e->settings.host, certificate, &x, &key);
+        if (r >= 0)
+                r = hub_tls_new_pair(x, key, /* ask_certificate= */ true, ret);
+        X509_free(x);
+        EVP_PKEY_free(key);
+        return r;
+}
+
 static int open_doors(Emulator *e) {
         int r;
 
@@ -283,7 +272,7 @@ static int open_doors(Emulator *e) {
         for (Door d = 0; d < _DOOR_MAX; d++) {
                 _cleanup_close_ int fd = -EBADF;
 
-                r = front_tls_new(CERTIFICATES_SERVER, CERTIFICATES_SERVER_KEY, d == DOOR_MQTT,
+                r = hub_tls_new(CERTIFICATES_SERVER, CERTIFICATES_SERVER_KEY, d == DOOR_MQTT,
                                   &e->tls[d]);
                 if (r < 0)
                         return fail(EX_SOFTWARE, "cannot use the server certificate: %s",
@@ -300,6 +289,10 @@ static int open_doors(Emulator *e) {
                         return fail(EX_OSERR, "cannot start: %s", strerror(-r));
                 (void) TAKE_FD(fd);
         }
+        r = hub_ctl_new(e->front, make_odd_tls, e, &e->ctl);
+        if (r < 0)
+                return fail(EX_CANTCREAT, "cannot make the socket " HUB_CTL_SOCKET ": %s",
+                            strerror(-r));
         return 0;
 }
 
@@ -461,11 +454,14 @@ int main(int argc, char **argv) {
 
         if (standard_fds_fill() < 0)
                 return EX_OSERR;
+        if (argc > 1 && streq(argv[1], "ctl"))
+                return ctl_main(argc - 1, argv + 1);
         r = parse_options(argc, argv, &e.settings);
         if (r != 0)
                 return r < 0 ? EXIT_SUCCESS : r;
         r = run(&e);
 
+        hub_ctl_free(e.ctl);
         front_free(e.front);
         stop_broker(&e);
         for (Door d = 0; d < _DOOR_MAX; d++)

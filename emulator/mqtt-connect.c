@@ -61,11 +61,24 @@ static int skip_properties(Reader *r) {
         return take_varint(r, &size) == 1 ? take(r, size, NULL) : -EBADMSG;
 }
 
+int mqtt_packet_size(const uint8_t *data, size_t n, size_t *ret_size) {
+        Reader r = { data, n, 0 };
+        size_t body;
+        int k;
+
+        if (take(&r, 1, NULL) < 0)
+                return 0;
+        k = take_varint(&r, &body);
+        if (k > 0)
+                *ret_size = r.at + body;
+        return k;
+}
+
 typedef struct Layout {
         size_t flags_at; /* within the body */
         size_t user_at;  /* where the user name's length begins, or would */
-        const uint8_t *user;
-        size_t user_size, user_end; /* user_end == user_at where there is none */
+        const uint8_t *client_id, *user;
+        size_t client_id_size, user_size, user_end; /* user_end == user_at where there is none */
 } Layout;
 
 static int find_user_name(Reader *r, Layout *l) {
@@ -78,7 +91,7 @@ static int find_user_name(Reader *r, Layout *l) {
                 return -EBADMSG;
         if (*level == 5 && skip_properties(r) < 0)
                 return -EBADMSG;
-        if (take_text(r, NULL, NULL) < 0) /* client id */
+        if (take_text(r, &l->client_id, &l->client_id_size) < 0)
                 return -EBADMSG;
         if (*flags & FLAG_WILL) {
                 if (*level == 5 && skip_properties(r) < 0)
@@ -110,7 +123,7 @@ static int append_length(Buffer *out, size_t n) {
 }
 
 int mqtt_connect_prefix_user(const uint8_t *data, size_t n, const char *prefix, Buffer *out,
-                             size_t *ret_taken) {
+                             MqttConnect *ret) {
         Reader packet = { data, n, 0 }, body;
         Layout l = { 0 };
         size_t prefix_size = strlen(prefix), size, user_size, out_body;
@@ -162,6 +175,6 @@ int mqtt_connect_prefix_user(const uint8_t *data, size_t n, const char *prefix, 
                 r = buffer_append(out, b + l.user_end, size - l.user_end);
         if (r < 0)
                 return r;
-        *ret_taken = packet.at;
+        *ret = (MqttConnect) { packet.at, l.client_id, l.client_id_size };
         return 1;
 }

@@ -53,6 +53,20 @@ int hub_device_id_check(const char *id, bool for_mqtt) {
         return n > 0 ? 0 : -EINVAL;
 }
 
+int hub_client_id_check(const char *client_id) {
+        const char *slash = strchr(client_id, '/');
+        _cleanup_free_ char *device = NULL;
+
+        if (!slash)
+                return hub_device_id_check(client_id, false);
+        device = strndup(client_id, (size_t) (slash - client_id));
+        if (!device)
+                return -ENOMEM;
+        if (hub_device_id_check(device, false) < 0)
+                return -EINVAL;
+        return hub_device_id_check(slash + 1, false);
+}
+
 /* Copies up to the next slash or the end; an empty level is no id. */
 static int take_level(const char **s, char **ret) {
         size_t n = strcspn(*s, "/");

@@ -25,6 +25,9 @@ int hub_user_name(const char *host, const char *client_id, const char *product_i
  * 0 or -EINVAL. */
 int hub_device_id_check(const char *id, bool for_mqtt);
 
+/* A client id: "ID" or "ID/MODULE", each of them an id as above, + and # allowed. 0, -EINVAL or -ENOMEM. */
+int hub_client_id_check(const char *client_id);
+
 typedef enum HubTopicKind {
         HUB_TOPIC_TELEMETRY,
         HUB_TOPIC_C2D,

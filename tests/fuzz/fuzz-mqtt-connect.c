@@ -9,21 +9,21 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
         _cleanup_(buffer_done) Buffer once = {}, twice = {};
-        size_t taken, taken_again;
+        MqttConnect connect, again;
         int r;
 
-        r = mqtt_connect_prefix_user(data, n, PREFIX, &once, &taken);
+        r = mqtt_connect_prefix_user(data, n, PREFIX, &once, &connect);
         fuzz_require(r == 1 || r == 0 || r == -EBADMSG || r == -EMSGSIZE);
         if (r != 1) {
                 fuzz_require(once.size == 0);
                 return 0;
         }
-        fuzz_require(taken <= n && once.size > taken);
+        fuzz_require(connect.taken <= n && once.size > connect.taken);
         fuzz_require(memmem(once.data, once.size, PREFIX, strlen(PREFIX)));
 
-        r = mqtt_connect_prefix_user(once.data, once.size, PREFIX, &twice, &taken_again);
+        r = mqtt_connect_prefix_user(once.data, once.size, PREFIX, &twice, &again);
         fuzz_require(r == 1 || r == -EMSGSIZE);
         if (r == 1)
-                fuzz_require(taken_again == once.size && twice.size >= once.size + strlen(PREFIX));
+                fuzz_require(again.taken == once.size && twice.size >= once.size + strlen(PREFIX));
         return 0;
 }

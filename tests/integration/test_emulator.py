@@ -6,7 +6,6 @@ import calendar
 import contextlib
 import hashlib
 import hmac
-import json
 import os
 import signal
 import socket
@@ -17,13 +16,10 @@ import time
 
 import harness
 from harness import Hub, test, wait_until
+from device import Mqtt, device_token, events, hub_with_device, key_of, random_key, user_name
 from registry import API, Registry, quote, token
 
 LIMIT = 262144
-
-
-def random_key():
-    return base64.b64encode(os.urandom(32)).decode()
 
 
 def error_of(answer):
@@ -34,18 +30,6 @@ def error_of(answer):
     assert body["ExceptionMessage"].startswith("Tracking ID:"), body
     assert headers["iothub-errorcode"] == name, headers
     return status, name
-
-
-def key_of(device, which="primaryKey"):
-    return device["authentication"]["symmetricKey"][which]
-
-
-def user_name(client_id):
-    return f"localhost/{client_id}/?{API}"
-
-
-def device_token(device, key, **kwargs):
-    return token(f"localhost/devices/{device}", key, **kwargs)
 
 
 def mosquitto(program, hub, client_id, password, *arguments, user=None):
@@ -84,83 +68,6 @@ def subscriber(hub, device, key, *filters, **token_arguments):
     finally:
         process.kill()
         process.wait()
-
-
-class Mqtt:
-    """MQTT 3.1.1 by hand: what is sent is exactly what the test says."""
-
-    def __init__(self, hub, certificate=None):
-        context = ssl.create_default_context(cafile=hub.ca_file)
-        if certificate:
-            context.load_cert_chain(*certificate)
-        raw = socket.create_connection(("127.0.0.1", hub.mqtt_port), timeout=60)
-        self.socket = context.wrap_socket(raw, server_hostname="localhost")
-        self.buffer = b""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        self.socket.close()
-
-    @staticmethod
-    def text(data):
-        data = data.encode() if isinstance(data, str) else data
-        return len(data).to_bytes(2, "big") + data
-
-    def send(self, kind, body):
-        length, n = b"", len(body)
-        while True:
-            n, digit = n >> 7, n & 127
-            length += bytes([digit | (128 if n else 0)])
-            if not n:
-                break
-        self.socket.sendall(bytes([kind]) + length + body)
-
-    def receive(self):
-        """(kind, body) of the next packet; None when the hub has cut the connection."""
-        while True:
-            if len(self.buffer) >= 2 and len(self.buffer) >= 2 + self.buffer[1]:
-                n = 2 + self.buffer[1]  # what the hub sends here is short
-                packet, self.buffer = self.buffer[:n], self.buffer[n:]
-                return packet[0], packet[2:]
-            try:
-                data = self.socket.recv(4096)
-            except (ConnectionResetError, ssl.SSLEOFError, BrokenPipeError):
-                return None
-            if not data:
-                return None
-            self.buffer += data
-
-    def connect(self, client_id, password=None, user=None, level=4, clean=False, keep_alive=60):
-        flags = (2 if clean else 0) | 0x80 | (0x40 if password is not None else 0)
-        body = self.text("MQTT") + bytes([level, flags]) + keep_alive.to_bytes(2, "big") + self.text(client_id)
-        body += self.text(user or user_name(client_id))
-        if password is not None:
-            body += self.text(password)
-        self.send(0x10, body)
-        answer = self.receive()
-        return answer and answer[1][1]
-
-    def publish(self, topic, body, qos=1, mid=1, retain=False):
-        mid_bytes = mid.to_bytes(2, "big") if qos else b""
-        self.send(0x30 | qos << 1 | retain, self.text(topic) + mid_bytes + body)
-
-    def subscribe(self, topic, qos=1):
-        self.send(0x82, b"\0\1" + self.text(topic) + bytes([qos]))
-
-
-@contextlib.contextmanager
-def hub_with_device(folder, device="d1", **hub_arguments):
-    """Yields (hub, registry, the device's primary key)."""
-    with Hub(folder, **hub_arguments) as hub:
-        registry = Registry(hub)
-        yield hub, registry, key_of(registry.create(device))
-
-
-def events(hub):
-    with open(os.path.join(hub.folder, "events.jsonl"), encoding="utf-8") as f:
-        return [json.loads(line) for line in f]
 
 
 # ---- registry ----

@@ -331,6 +331,32 @@ class Hub:
             **kwargs,
         )
 
+    def trouble(self, *arguments, check=True, **kwargs):
+        """iothub-emulator ctl: hub.trouble("refuse", 3, "--code", "cut"). Returns what it printed."""
+        kwargs.setdefault("timeout", DEADLINE_SEC)
+        result = subprocess.run(
+            [EMULATOR, "ctl", "--state", self.folder, *map(str, arguments)],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, **kwargs,
+        )
+        if check and result.returncode != 0:
+            raise AssertionError(f"ctl {arguments[0]} ended with {result.returncode}: {result.stderr.strip()}")
+        return result if not check else result.stdout
+
+    def trouble_status(self, device=None):
+        """Which trouble is on, counters, connections: of a device or in all."""
+        return json.loads(self.trouble("status", "--json", *(["--device", device] if device else [])))
+
+    def count(self, counter, device=None):
+        """How often, since the emulator started: "connects", "accepted", "publishes", … as iothub-emulator(1) lists."""
+        return self.trouble_status(device)["counters"][counter]
+
+    def wait_count(self, counter, total, device=None):
+        """Waits until a counter is at total or more, without polling; returns its value. What is to happen after now
+        is total = hub.count(...) + 1, asked for before it can happen."""
+        limit = ["--timeout", f"{DEADLINE_SEC}s"]
+        return int(self.trouble("wait", counter, "--total", total, *limit, *(["--device", device] if device else []),
+                                timeout=DEADLINE_SEC + 10))
+
     def create_device(self, device="windmill"):
         """Creates a device; returns the path of a file with its connection string."""
         self.ctl("device", "create", device)

@@ -54,7 +54,7 @@ TEST(every_mix_of_flags_gets_the_prefix_and_keeps_the_rest) {
                 for (size_t i = 0; i < ELEMENTSOF(all_flags); i++) {
                         _cleanup_(buffer_done) Buffer in = { 0 }, want = { 0 }, out = { 0 };
                         uint8_t flags = all_flags[i];
-                        size_t taken;
+                        MqttConnect connect;
 
                         build(all_levels[l], flags, "host/windmill/?x", 16, &in);
                         if (flags & 0x80)
@@ -66,9 +66,9 @@ TEST(every_mix_of_flags_gets_the_prefix_and_keeps_the_rest) {
                                                 4)); /* a client may go on before the CONNACK */
 
                         ck_assert_int_eq(mqtt_connect_prefix_user(in.data, in.size, PREFIX, &out,
-                                                                  &taken),
+                                                                  &connect),
                                          1);
-                        ck_assert_uint_eq(taken, in.size - 4);
+                        ck_assert_uint_eq(connect.taken, in.size - 4);
                         ck_assert_uint_eq(out.size, want.size);
                         ck_assert_mem_eq(out.data, want.data, want.size);
                 }
@@ -82,9 +82,9 @@ TEST(a_packet_that_is_not_whole_waits_for_the_rest) {
         build(4, 0xee, user, sizeof(user), &in);
         for (size_t n = 0; n < in.size; n++) {
                 _cleanup_(buffer_done) Buffer out = { 0 };
-                size_t taken;
+                MqttConnect connect;
 
-                ck_assert_int_eq(mqtt_connect_prefix_user(in.data, n, PREFIX, &out, &taken), 0);
+                ck_assert_int_eq(mqtt_connect_prefix_user(in.data, n, PREFIX, &out, &connect), 0);
                 ck_assert_uint_eq(out.size, 0);
         }
 }
@@ -96,13 +96,13 @@ TEST(fields_that_overrun_the_packet_are_refused) {
         /* The packet claims to be shorter than its fields, by each possible count. */
         for (size_t n = 1; n < in.size - 2; n++) {
                 _cleanup_(buffer_done) Buffer out = { 0 };
-                size_t taken;
+                MqttConnect connect;
 
                 in.data[1] = (uint8_t) (in.size - 2 - n);
                 /* The password is passed on unread, so only a loss that reaches the user name is
                  * seen here; the broker checks the rest. */
                 ck_assert_int_eq(mqtt_connect_prefix_user(in.data, in.size - n, PREFIX, &out,
-                                                          &taken),
+                                                          &connect),
                                  n <= 10 ? 1 : -EBADMSG);
         }
 }
@@ -123,10 +123,10 @@ TEST(what_is_no_connect_is_refused) {
 
         for (size_t i = 0; i < ELEMENTSOF(cases); i++) {
                 _cleanup_(buffer_done) Buffer out = { 0 };
-                size_t taken;
+                MqttConnect connect;
 
                 assert_error(mqtt_connect_prefix_user((const uint8_t *) cases[i].bytes, cases[i].n,
-                                                      PREFIX, &out, &taken),
+                                                      PREFIX, &out, &connect),
                              cases[i].result);
         }
 }
@@ -137,10 +137,10 @@ TEST(a_user_name_that_has_no_room_for_the_prefix_is_refused) {
         memset(user, 'u', sizeof(user));
         for (size_t over = 0; over <= 1; over++) {
                 _cleanup_(buffer_done) Buffer in = { 0 }, out = { 0 };
-                size_t taken;
+                MqttConnect connect;
 
                 build(4, 0xc0, user, sizeof(user) - strlen(PREFIX) + over, &in);
-                ck_assert_int_eq(mqtt_connect_prefix_user(in.data, in.size, PREFIX, &out, &taken),
+                ck_assert_int_eq(mqtt_connect_prefix_user(in.data, in.size, PREFIX, &out, &connect),
                                  over ? -EMSGSIZE : 1);
         }
 }
@@ -153,14 +153,14 @@ TEST(flipped_bits_never_read_past_the_packet) {
                 _cleanup_(buffer_done) Buffer out = { 0 };
                 _cleanup_free_ uint8_t *exact = malloc(
                                 in.size); /* a reader that goes too far meets the sanitizer */
-                size_t taken;
+                MqttConnect connect;
                 int r;
 
                 memcpy(exact, in.data, in.size);
                 exact[i / 8] ^= (uint8_t) (1 << (i % 8));
-                r = mqtt_connect_prefix_user(exact, in.size, PREFIX, &out, &taken);
+                r = mqtt_connect_prefix_user(exact, in.size, PREFIX, &out, &connect);
                 ck_assert(r == 0 || r == 1 || r == -EBADMSG || r == -EMSGSIZE);
                 if (r == 1)
-                        ck_assert_uint_le(taken, in.size);
+                        ck_assert_uint_le(connect.taken, in.size);
         }
 }

@@ -1,0 +1,127 @@
+#include "emulator/trouble-json.h"
+
+#include <limits.h>
+
+#include "lib/hub-topic.h"
+
+static int add_number(struct json_object *o, const char *field, bool used, uint64_t v) {
+        return used ? json_add_u64(o, field, v) : 0;
+}
+
+int trouble_to_json(const Trouble *t, usec_t now_usec, struct json_object **ret) {
+        _cleanup_json_ struct json_object *o = json_object_new_object();
+        bool counts = t->kind == TROUBLE_REFUSE || t->kind == TROUBLE_PUBACK_DROP;
+        bool throttles = t->kind == TROUBLE_THROTTLE;
+
+        if (!o || json_add_string(o, "kind", trouble_kind_to_string(t->kind)) < 0 ||
+            json_add_string(o, "device", t->device) < 0 ||
+            add_number(o, "endsInUSec", t->ends_usec != USEC_INFINITY,
+                       usec_sub(t->ends_usec, now_usec)) < 0 ||
+            add_number(o, "count", counts, t->count) < 0 ||
+            add_number(o, "code", t->kind == TROUBLE_REFUSE, t->code) < 0 ||
+            add_number(o, "delayUSec", throttles || t->kind == TROUBLE_PUBACK_DELAY,
+                       t->delay_usec) < 0 ||
+            add_number(o, "intervalUSec", throttles, t->interval_usec) < 0 ||
+            add_number(o, "connectIntervalUSec", throttles && t->connect_usec > 0,
+                       t->connect_usec) < 0 ||
+            add_number(o, "burst", throttles, t->burst) < 0 ||
+            json_add_string(o, "mark", t->mark) < 0 ||
+            json_add_string(o, "certificate",
+                            t->kind == TROUBLE_CERTIFICATE ?
+                                            trouble_certificate_to_string(t->certificate) :
+                                            NULL) < 0)
+                return -ENOMEM;
+        *ret = TAKE_PTR(o);
+        return 0;
+}
+
+static int take_number(struct json_object *o, const char *field, uint64_t *ret,
+                       const char **reterr_field) {
+        if (json_get_u64(o, field, ret) >= 0)
+                return 0;
+        *reterr_field = field;
+        return -EINVAL;
+}
+
+static int take_text(struct json_object *o, const char *field, char **ret,
+                     const char **reterr_field) {
+        const char *s;
+        size_t n;
+        int r;
+
+        r = json_get_string(o, field, &s, &n);
+        if (r == 0)
+                return 0;
+        if (r < 0 || strlen(s) != n) {
+                *reterr_field = field;
+                return -EINVAL;
+        }
+        *ret = strdup(s);
+        return *ret ? 0 : -ENOMEM;
+}
+
+static int take_numbers(struct json_object *o, usec_t now_usec, Trouble *t,
+                        const char **reterr_field) {
+        uint64_t code = TROUBLE_CODE_CUT, ends_in = USEC_INFINITY;
+        const struct {
+                const char *field;
+                uint64_t *to;
+        } numbers[] = {
+                { "endsInUSec", &ends_in },
+                { "count", &t->count },
+                { "code", &code },
+                { "delayUSec", &t->delay_usec },
+                { "intervalUSec", &t->interval_usec },
+                { "connectIntervalUSec", &t->connect_usec },
+                { "burst", &t->burst },
+        };
+
+        for (size_t i = 0; i < ELEMENTSOF(numbers); i++) {
+                int r = take_number(o, numbers[i].field, numbers[i].to, reterr_field);
+
+                if (r < 0)
+                        return r;
+        }
+        t->code = (unsigned) MIN(code, (uint64_t) UINT_MAX);
+        t->ends_usec = usec_add(now_usec, ends_in);
+        return 0;
+}
+
+int trouble_from_json(struct json_object *o, usec_t now_usec, Trouble *ret,
+                      const char **reterr_field) {
+        _cleanup_(trouble_done) Trouble t = { 0 };
+        _cleanup_free_ char *kind = NULL, *certificate = NULL;
+        int r;
+
+        r = take_text(o, "kind", &kind, reterr_field);
+        if (r >= 0)
+                r = take_text(o, "device", &t.device, reterr_field);
+        if (r >= 0)
+                r = take_text(o, "mark", &t.mark, reterr_field);
+        if (r >= 0)
+                r = take_text(o, "certificate", &certificate, reterr_field);
+        if (r >= 0)
+                r = take_numbers(o, now_usec, &t, reterr_field);
+        if (r < 0)
+                return r;
+
+        t.kind = kind ? trouble_kind_from_string(kind) : _TROUBLE_KIND_INVALID;
+        if (t.kind < 0) {
+                *reterr_field = "kind";
+                return -EINVAL;
+        }
+        if (t.device && hub_client_id_check(t.device) < 0) {
+                *reterr_field = "device";
+                return -EINVAL;
+        }
+        if (certificate) {
+                t.certificate = trouble_certificate_from_string(certificate);
+                if (t.certificate < 0) {
+                        *reterr_field = "certificate";
+                        return -EINVAL;
+                }
+        }
+        *ret = t;
+        t = (Trouble){ 0 };
+        return 0;
+}

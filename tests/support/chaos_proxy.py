@@ -87,7 +87,9 @@ def _end(s):
 
 
 class ChaosProxy:
-    def __init__(self, target_port):
+    def __init__(self, target_port, address="127.0.0.1"):
+        """address: where it listens; another than the loopback's only where the network is the test's own."""
+        self.address = address
         self.target_port = target_port
         self.changed = threading.Condition()
         self.links = set()
@@ -101,11 +103,10 @@ class ChaosProxy:
         self.listener = self._bind(0)
         self.port = self.listener.getsockname()[1]
 
-    @staticmethod
-    def _bind(port):
+    def _bind(self, port):
         s = socket.socket()
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        s.bind(("127.0.0.1", port))
+        s.bind((self.address, port))
         return s
 
     def __enter__(self):

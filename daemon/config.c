@@ -1,6 +1,7 @@
 #include "daemon/config.h"
 
 #include <assert.h>
+#include <ctype.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 
@@ -45,6 +46,22 @@ static int parse_path(const Setting *s, const char *text, void *field) {
         if (strstr(text, "SharedAccess") || strlen(text) >= 4096)
                 return -EINVAL;
         return parse_text(s, text, field);
+}
+
+/* RFC 7512 lets a PIN stand in the URI, where messages about the key would show it. */
+static int parse_key(const Setting *s, const char *text, void *field) {
+        return strstr(text, "pin-value") || strstr(text, "PRIVATE KEY") ? -EINVAL : parse_path(s, text, field);
+}
+
+/* The name of a shared library, which OpenSSL looks for in its own folder. */
+static int parse_module(const Setting *s, const char *text, void *field) {
+        const char *name = startswith(text, "engine:");
+
+        name = name ? name : text;
+        for (const char *p = name; *p; p++)
+                if (!isalnum((unsigned char) *p) && !strchr("-_", *p))
+                        return -EINVAL;
+        return *text && !*name ? -EINVAL : parse_text(s, text, field);
 }
 
 static int parse_path_needed(const Setting *s, const char *text, void *field) {
@@ -167,6 +184,21 @@ static const Setting settings[] = {
               "File that holds a connection string of the same device with its secondary key, tried when the hub refuses "
               "the other key."),
           parse_path, FIELD(secondary_connection_string_file) },
+        { ROW(NULL, "certificate_file", "\"\"", "the path of a PEM file",
+              "PEM file of the certificate that a device with x509=true signs in with, those that signed it after it; "
+              "read again when it changes."),
+          parse_path, FIELD(certificate_file) },
+        { ROW(NULL, "private_key", "\"\"", "the path of a PEM file, or a URI without a PIN",
+              "PEM file of the private key of the certificate, or where OpenSSL finds it, such as pkcs11:...; empty is "
+              "certificate_file."),
+          parse_key, FIELD(private_key) },
+        { ROW(NULL, "private_key_passphrase_file", "\"\"", "the path of a file, not the passphrase itself",
+              "File that holds the passphrase or PIN of the private key alone."),
+          parse_path, FIELD(private_key_passphrase_file) },
+        { ROW(NULL, "key_provider", "\"\"", "the name of a provider, or engine: and the name of an engine",
+              "OpenSSL provider that keeps the private key, such as tpm2 or pkcs11, or an engine, such as "
+              "engine:pkcs11."),
+          parse_module, FIELD(key_provider) },
         { ROW(NULL, "ca_file", "\"\"", "the path of a PEM file",
               "PEM file of the authorities to trust instead of the system's, for a hub behind a private one."),
           parse_path, FIELD(ca_file) },
@@ -351,7 +383,7 @@ void config_done(Config *c) {
                 ParseValue parse = settings[i].parse;
 
                 if (parse == parse_text || parse == parse_path || parse == parse_path_needed ||
-                    parse == parse_socket_path)
+                    parse == parse_socket_path || parse == parse_key || parse == parse_module)
                         erase_and_free(*(char **) field_of(&settings[i], c));
         }
         *c = (Config) {};

@@ -16,6 +16,10 @@ typedef struct Config {
         char *connection_string;      /* secret; NULL when absent */
         char *connection_string_file; /* NULL when absent; "credential:NAME" is not needed: see credentials.h */
         char *secondary_connection_string_file; /* NULL when absent */
+        char *certificate_file;            /* NULL when absent */
+        char *private_key;                 /* a path or URI; NULL: in certificate_file */
+        char *private_key_passphrase_file; /* NULL when absent */
+        char *key_provider;                /* NULL when absent */
         char *ca_file;                /* NULL: the system's roots */
         unsigned mqtt_port;
 

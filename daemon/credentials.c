@@ -3,7 +3,9 @@
 #include <assert.h>
 #include <sys/utsname.h>
 
+#include "daemon/credentials-certificate.h"
 #include "daemon/credentials-file.h"
+#include "daemon/credentials-key.h"
 #include "daemon/log.h"
 #include "lib/connection-string.h"
 #include "lib/hub-topic.h"
@@ -43,13 +45,23 @@ static const struct {
                              "secondary_connection_string_file" },
 };
 
+/* Where a part of the certificate comes from. */
+typedef struct Place {
+        char *setting;
+        char *systemd_file; /* may be missing */
+} Place;
+
 struct Credentials {
         Source sources[_ROLE_MAX];
+        Place certificate_file, private_key, passphrase_file;
+        char *key_provider;
+        ClientCertificate *certificate; /* the last one that was good, with x509=true */
+        char *certificate_problem;      /* of the last read */
         char *product_info, *model_id;
         usec_t token_lifetime_usec;
 
-        Role keys[CREDENTIALS_KEYS_MAX]; /* whose identities are in use, the first gives the names
-                                          */
+        /* Whose identities are in use; the first gives the names. */
+        Role keys[CREDENTIALS_KEYS_MAX];
         unsigned n_keys;
 };
 
@@ -67,6 +79,11 @@ static Identity *identity_free(Identity *i) {
 }
 DEFINE_CLEANUP(Identity *, identity_free);
 
+static void place_done(Place *p) {
+        free(p->setting);
+        free(p->systemd_file);
+}
+
 static void source_done(Source *s) {
         erase_and_free(s->text);
         free(s->file);
@@ -80,6 +97,12 @@ Credentials *credentials_free(Credentials *c) {
                 return NULL;
         for (Role i = 0; i < _ROLE_MAX; i++)
                 source_done(&c->sources[i]);
+        place_done(&c->certificate_file);
+        place_done(&c->private_key);
+        place_done(&c->passphrase_file);
+        free(c->key_provider);
+        client_certificate_unref(c->certificate);
+        free(c->certificate_problem);
         free(c->product_info);
         free(c->model_id);
         free(c);
@@ -108,8 +131,8 @@ static int identity_fill(Identity *i, const Credentials *c) {
 }
 
 /* source: how the sentence calls the place the text came from. */
-static int identity_new(const Credentials *c, const char *text, const char *source, Identity **ret,
-                        char **reterr_problem) {
+static int identity_new(const Credentials *c, Role role, const char *text, const char *source,
+                        Identity **ret, char **reterr_problem) {
         _cleanup_(identity_freep) Identity *i = NULL;
         _cleanup_free_ char *reason = NULL;
         int r;
@@ -126,12 +149,11 @@ static int identity_new(const Credentials *c, const char *text, const char *sour
                                         reason);
         if (r < 0)
                 return r;
-        if (i->string.x509)
+        if (i->string.x509 && role == ROLE_SECONDARY)
                 return credentials_fail(-EINVAL, reterr_problem,
-                                        "The connection string in %s says x509=true, but iothubd "
-                                        "signs in with a key: give the "
-                                        "device symmetric keys and take its connection string with "
-                                        "SharedAccessKey",
+                                        "The secondary connection string in %s says x509=true, but "
+                                        "its place is for a second key: a new certificate replaces "
+                                        "the old one in its file",
                                         source);
         if (hub_device_id_check(i->string.device_id, /* for_mqtt= */ true) < 0 ||
             (i->string.module_id &&
@@ -156,7 +178,7 @@ static int read_identity(const Credentials *c, Role role, Identity **ret, char *
         int r;
 
         if (s->text) {
-                r = identity_new(c, s->text, "the configuration (connection_string)", ret,
+                r = identity_new(c, role, s->text, "the configuration (connection_string)", ret,
                                  reterr_problem);
                 return r < 0 ? r : 1;
         }
@@ -179,7 +201,7 @@ static int read_identity(const Credentials *c, Role role, Identity **ret, char *
                                         "prints it)",
                         &text, reterr_problem);
         if (r >= 0)
-                r = identity_new(c, text, path, ret, reterr_problem);
+                r = identity_new(c, role, text, path, ret, reterr_problem);
         if (r < 0)
                 credentials_add_restart(path, reterr_problem);
         return r < 0 ? r : 1;
@@ -199,7 +221,7 @@ static bool same_device(const Identity *a, const Identity *b) {
 static bool identity_equal(const Identity *a, const Identity *b) {
         if (!a || !b)
                 return a == b;
-        return same_device(a, b) &&
+        return same_device(a, b) && a->string.x509 == b->string.x509 &&
                same_text(a->string.shared_access_key, b->string.shared_access_key) &&
                same_text(a->string.shared_access_signature, b->string.shared_access_signature);
 }
@@ -235,19 +257,67 @@ static int reload_source(Credentials *c, Role role, char **reterr_problem) {
         return 1;
 }
 
+static const char *path_of(const Place *p) {
+        if (p->setting)
+                return p->setting;
+        return p->systemd_file && access(p->systemd_file, F_OK) == 0 ? p->systemd_file : NULL;
+}
+
+static int read_certificate(const Credentials *c, ClientCertificate **ret, char **reterr_problem) {
+        const ClientCertificateOptions options = {
+                .certificate_file = path_of(&c->certificate_file),
+                .private_key = path_of(&c->private_key),
+                .passphrase_file = path_of(&c->passphrase_file),
+                .key_provider = c->key_provider,
+        };
+
+        if (!options.certificate_file)
+                return credentials_fail(-ENOENT, reterr_problem,
+                                        "The connection string says x509=true and no certificate "
+                                        "is configured: set certificate_file and private_key in "
+                                        "iothubd.conf, or LoadCredential=certificate:PATH and "
+                                        "private-key:PATH in the service");
+        return client_certificate_new(&options, ret, reterr_problem);
+}
+
+/* As reload_source(); without x509=true there is none. */
+static int reload_certificate(Credentials *c) {
+        const Identity *primary = c->sources[ROLE_PRIMARY].identity;
+        _cleanup_(client_certificate_unrefp) ClientCertificate *fresh = NULL;
+        _cleanup_free_ char *problem = NULL;
+        int r = 0;
+
+        if (primary && primary->string.x509)
+                r = read_certificate(c, &fresh, &problem);
+        if (problem && c->certificate && !same_text(problem, c->certificate_problem))
+                log_warning("%s. The certificate read before stays in use", problem);
+        free(c->certificate_problem);
+        c->certificate_problem = TAKE_PTR(problem);
+        if (r < 0 || client_certificate_equal(c->certificate, fresh))
+                return r;
+        client_certificate_unref(c->certificate);
+        c->certificate = TAKE_PTR(fresh);
+        return 1;
+}
+
 /* A secondary connection string brings a second key of the same device and nothing else. */
 static int choose_keys(Credentials *c, char **reterr_problem) {
         const Identity *primary = c->sources[ROLE_PRIMARY].identity,
                        *secondary = c->sources[ROLE_SECONDARY].identity;
 
         c->n_keys = 0;
-        if (primary)
+        if (primary && (!primary->string.x509 || c->certificate))
                 c->keys[c->n_keys++] = ROLE_PRIMARY;
+        if (primary && secondary && primary->string.x509)
+                return credentials_fail(-EINVAL, reterr_problem,
+                                        "The secondary connection string has a key, but the first "
+                                        "says x509=true: a device has either keys or a "
+                                        "certificate");
         if (primary && secondary && !same_device(primary, secondary))
                 return credentials_fail(-EINVAL, reterr_problem,
                                         "The secondary connection string is for another hub or "
-                                        "device than the first (%s): "
-                                        "take both from the same device",
+                                        "device than the first (%s): take both from the same "
+                                        "device",
                                         primary->string.device_id);
         if (secondary)
                 c->keys[c->n_keys++] = ROLE_SECONDARY;
@@ -257,10 +327,11 @@ static int choose_keys(Credentials *c, char **reterr_problem) {
 int credentials_reload(Credentials *c) {
         _cleanup_free_ char *mismatch = NULL;
         char *problems[_ROLE_MAX] = {};
-        int results[_ROLE_MAX], r;
+        int results[_ROLE_MAX], certificate, r;
 
         for (Role i = 0; i < _ROLE_MAX; i++)
                 results[i] = reload_source(c, i, &problems[i]);
+        certificate = reload_certificate(c);
         r = choose_keys(c, &mismatch);
         if (mismatch && !problems[ROLE_SECONDARY])
                 set_problem(c, ROLE_SECONDARY, TAKE_PTR(mismatch), /* is_read= */ true);
@@ -270,14 +341,9 @@ int credentials_reload(Credentials *c) {
 
         if (r == -ENOMEM)
                 return r;
-        if (results[ROLE_PRIMARY] > 0 || results[ROLE_SECONDARY] > 0)
+        if (results[ROLE_PRIMARY] > 0 || results[ROLE_SECONDARY] > 0 || certificate > 0)
                 return 1;
-        return results[ROLE_PRIMARY];
-}
-
-static int copy_text(const char *s, char **ret) {
-        *ret = s ? strdup(s) : NULL;
-        return s && !*ret ? -ENOMEM : 0;
+        return results[ROLE_PRIMARY] < 0 ? results[ROLE_PRIMARY] : certificate;
 }
 
 static int default_product_info(char **ret) {
@@ -289,9 +355,27 @@ static int default_product_info(char **ret) {
 }
 
 static int source_init(Source *s, Role role, const char *text, const char *file) {
-        if (copy_text(text, &s->text) < 0 || copy_text(file, &s->file) < 0)
+        if (copy_string(&s->text, text) < 0 || copy_string(&s->file, file) < 0)
                 return -ENOMEM;
         return credentials_systemd_path(roles[role].systemd_credential, &s->systemd_file);
+}
+
+static int place_init(Place *p, const char *setting, const char *systemd_credential) {
+        int r = copy_string(&p->setting, setting);
+
+        return r < 0 ? r : credentials_systemd_path(systemd_credential, &p->systemd_file);
+}
+
+static int certificate_init(Credentials *c, const CredentialsOptions *o) {
+        int r;
+
+        r = place_init(&c->certificate_file, o->certificate_file, "certificate");
+        if (r >= 0)
+                r = place_init(&c->private_key, o->private_key, "private-key");
+        if (r >= 0)
+                r = place_init(&c->passphrase_file, o->private_key_passphrase_file,
+                               "private-key-passphrase");
+        return r < 0 ? r : copy_string(&c->key_provider, o->key_provider);
 }
 
 int credentials_new(const CredentialsOptions *options, Credentials **ret) {
@@ -309,9 +393,11 @@ int credentials_new(const CredentialsOptions *options, Credentials **ret) {
                 r = source_init(&c->sources[ROLE_SECONDARY], ROLE_SECONDARY, NULL,
                                 options->secondary_connection_string_file);
         if (r >= 0)
-                r = copy_text(options->model_id, &c->model_id);
+                r = certificate_init(c, options);
         if (r >= 0)
-                r = options->product_info ? copy_text(options->product_info, &c->product_info) :
+                r = copy_string(&c->model_id, options->model_id);
+        if (r >= 0)
+                r = options->product_info ? copy_string(&c->product_info, options->product_info) :
                                             default_product_info(&c->product_info);
         if (r < 0)
                 return r;
@@ -328,16 +414,32 @@ static const Identity *identity_of(const Credentials *c) {
 }
 
 size_t credentials_files(Credentials *c, const char *ret[CREDENTIALS_FILES_MAX]) {
+        const char *settings[] = { c->sources[ROLE_PRIMARY].file, c->sources[ROLE_SECONDARY].file,
+                                   c->certificate_file.setting, c->private_key.setting,
+                                   c->passphrase_file.setting };
         size_t n = 0;
 
-        for (Role i = 0; i < _ROLE_MAX; i++)
-                if (c->sources[i].file && !credentials_is_snapshot(c->sources[i].file))
-                        ret[n++] = c->sources[i].file;
+        static_assert(ELEMENTSOF(settings) <= CREDENTIALS_FILES_MAX, "they must fit");
+        for (size_t i = 0; i < ELEMENTSOF(settings); i++)
+                if (settings[i] && !private_key_is_uri(settings[i]) &&
+                    !credentials_is_snapshot(settings[i]))
+                        ret[n++] = settings[i];
         return n;
 }
 
 const char *credentials_problem(Credentials *c) {
-        return c->n_keys > 0 ? NULL : c->sources[ROLE_PRIMARY].problem;
+        if (c->n_keys > 0)
+                return NULL;
+        return c->sources[ROLE_PRIMARY].problem ? c->sources[ROLE_PRIMARY].problem :
+                                                  c->certificate_problem;
+}
+
+bool credentials_problem_is_certificate(Credentials *c) {
+        return c->n_keys == 0 && !c->sources[ROLE_PRIMARY].problem && c->certificate_problem;
+}
+
+ClientCertificate *credentials_certificate(Credentials *c) {
+        return c->certificate;
 }
 
 unsigned credentials_n_keys(Credentials *c) {
@@ -403,6 +505,11 @@ int credentials_make_token(Credentials *c, unsigned key, usec_t realtime_now_use
 
         assert(key < c->n_keys);
         s = &c->sources[c->keys[key]].identity->string;
+        if (s->x509) {
+                *ret = NULL;
+                *ret_expiry_sec = UINT64_MAX;
+                return 0;
+        }
         if (s->shared_access_signature)
                 return copy_ready_made_token(s->shared_access_signature, ret, ret_expiry_sec);
 

@@ -3,7 +3,11 @@
  * $CREDENTIALS_DIRECTORY/connection-string (systemd). A second one of the same device brings its
  * secondary key: secondary_connection_string_file, or
  * $CREDENTIALS_DIRECTORY/secondary-connection-string. While the first is missing or malformed it
- * serves alone. */
+ * serves alone.
+ *
+ * x509=true in the connection string means that the device signs in with a certificate and no
+ * token: certificate_file, private_key and private_key_passphrase_file, or what systemd passes as
+ * certificate, private-key and private-key-passphrase. */
 #pragma once
 
 #include <stdbool.h>
@@ -14,11 +18,16 @@
 #include "lib/time-util.h"
 
 typedef struct Credentials Credentials;
+typedef struct ClientCertificate ClientCertificate; /* credentials-certificate.h */
 
 typedef struct CredentialsOptions {
         const char *connection_string;                /* copied; NULL when absent */
         const char *connection_string_file;           /* copied; NULL when absent */
         const char *secondary_connection_string_file; /* copied; NULL when absent */
+        const char *certificate_file;                 /* copied; NULL when absent */
+        const char *private_key;                      /* copied; NULL: in certificate_file */
+        const char *private_key_passphrase_file;      /* copied; NULL when absent */
+        const char *key_provider;                     /* copied; NULL when absent */
         const char *product_info; /* copied; NULL: iothubd/VERSION (Linux; MACHINE) */
         const char *model_id;     /* copied or NULL */
         usec_t token_lifetime_usec;
@@ -44,6 +53,13 @@ size_t credentials_files(Credentials *c, const char *ret[CREDENTIALS_FILES_MAX])
  * secret in it. */
 const char *credentials_problem(Credentials *c);
 
+/* Whether that is about the certificate or its key, and not about the connection string. */
+bool credentials_problem_is_certificate(Credentials *c);
+
+/* What the device signs in with where it has no key: NULL otherwise. Borrowed until the next
+ * reload. */
+ClientCertificate *credentials_certificate(Credentials *c);
+
 /* Valid while credentials_problem() is NULL; borrowed until the next reload. */
 const char *
 credentials_host(Credentials *c); /* hub name: user name, token, SNI unless a gateway is named */
@@ -67,6 +83,7 @@ unsigned credentials_n_keys(Credentials *c);
 const char *credentials_key_name(Credentials *c, unsigned key);
 
 /* A token by this key that ends at now + lifetime. *ret: erase_and_free(). *ret_expiry_sec: its se.
- * A ready-made token (SharedAccessSignature) is given as it is. 0, -EINVAL or -ENOMEM. */
+ * A ready-made token (SharedAccessSignature) is given as it is; with a certificate there is none:
+ * NULL, UINT64_MAX. 0, -EINVAL or -ENOMEM. */
 int credentials_make_token(Credentials *c, unsigned key, usec_t realtime_now_usec, char **ret,
                            uint64_t *ret_expiry_sec);

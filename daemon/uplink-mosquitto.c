@@ -43,6 +43,7 @@
 
 typedef enum Phase {
         PHASE_RESOLVING,
+        PHASE_KEY, /* fetches the private key, which a device may keep */
         PHASE_CONNECTING,
         PHASE_TLS,
         PHASE_MQTT,
@@ -58,6 +59,7 @@ typedef struct Unsendable {
 struct UplinkMosquitto {
         /* Fixed before the thread starts, read by both. */
         char *host, *client_id, *user_name, *topic_prefix, *ca_file;
+        ClientCertificate *certificate;
         unsigned port;
         usec_t keep_alive_usec, connect_timeout_usec, ack_timeout_usec;
         int wake_fd;   /* loop to thread */
@@ -162,6 +164,7 @@ static void destroy(UplinkMosquitto *m) {
         free(m->user_name);
         free(m->topic_prefix);
         free(m->ca_file);
+        client_certificate_unref(m->certificate);
         safe_close(m->wake_fd);
         safe_close(m->report_fd);
         (void) pthread_mutex_destroy(&m->mutex);
@@ -303,6 +306,13 @@ static int new_instance(UplinkMosquitto *m) {
         return 0;
 }
 
+/* Sets the reason from the library's last line: 0 where another address may do, or -ECANCELED. */
+static int explain_line(UplinkMosquitto *m) {
+        m->end_class = uplink_tls_describe_line(&m->peer, m->library_line, m->end_text,
+                                                sizeof(m->end_text));
+        return m->end_class == UPLINK_ERROR_NETWORK ? 0 : -ECANCELED;
+}
+
 /* Starts to connect; 1 when the address accepted, 0 when it did not (the reason is set, another
  * may), or -ECANCELED. */
 static int connect_address(UplinkMosquitto *m, const char *address, usec_t deadline_usec) {
@@ -319,11 +329,8 @@ static int connect_address(UplinkMosquitto *m, const char *address, usec_t deadl
         first_error = errno;
         fd = mosquitto_socket(m->mosq);
         /* The peer was quick enough for the library's own try at the handshake. */
-        if (r == MOSQ_ERR_TLS) {
-                m->end_class = uplink_tls_describe_line(&m->peer, m->library_line, m->end_text,
-                                                        sizeof(m->end_text));
-                return m->end_class == UPLINK_ERROR_NETWORK ? 0 : -ECANCELED;
-        }
+        if (r == MOSQ_ERR_TLS)
+                return explain_line(m);
         if (r != MOSQ_ERR_SUCCESS || fd < 0) {
                 error = r == MOSQ_ERR_ERRNO ? first_error : 0;
                 goto failed;
@@ -397,7 +404,9 @@ static int shake_hands(UplinkMosquitto *m, usec_t deadline_usec) {
         uplink_tls_forget_roots(m->tls_context);
         /* libmosquitto 2.0.11 calls SSL_connect() once more here, which tells it that the handshake
          * is over; later versions never try on their own and just find nothing to read. */
-        if (mosquitto_loop_read(m->mosq, 1) != MOSQ_ERR_SUCCESS || uplink_tls_buffer_push(ssl) < 0)
+        if (mosquitto_loop_read(m->mosq, 1) != MOSQ_ERR_SUCCESS)
+                return explain_line(m); /* the peer closed behind its handshake */
+        if (uplink_tls_buffer_push(ssl) < 0)
                 return end(m, UPLINK_ERROR_LOCAL, "Cannot prepare the connection: out of memory");
         return 1;
 }
@@ -442,6 +451,8 @@ static int introduce(UplinkMosquitto *m, usec_t deadline_usec) {
                 return 1;
         if (m->connack != CONNACK_NONE)
                 return refused(m);
+        if (uplink_tls_line_is_about_us(m->library_line))
+                return explain_line(m);
         return end(m, UPLINK_ERROR_CUT,
                    "%s closed the connection without an answer to the MQTT connect", m->host);
 }
@@ -494,6 +505,39 @@ static const char *name_to_look_up(const char *host) {
         return strcasecmp(host, "localhost") == 0 ? "127.0.0.1" : host;
 }
 
+static int take_certificate(UplinkMosquitto *m) {
+        _cleanup_free_ char *problem = NULL;
+        int r;
+
+        if (!m->certificate)
+                return 0;
+        set_phase(m, PHASE_KEY, NULL);
+        r = client_certificate_use(m->certificate, m->tls_context, &problem);
+        if (is_abandoned(m))
+                return -ECANCELED;
+        if (r < 0)
+                return end(m, UPLINK_ERROR_CERTIFICATE, "%s",
+                           problem ? problem : "The device's certificate cannot be used: out of memory");
+        return 0;
+}
+
+/* The hub does not say what it has against a device; where the certificate's dates are wrong they
+ * come first. */
+static void blame_dates(UplinkMosquitto *m) {
+        char text[TEXT_MAX / 2];
+        CertificateAge age;
+        size_t n = strlen(m->end_text);
+
+        if (!m->certificate || (m->end_class != UPLINK_ERROR_REFUSED && m->end_class != UPLINK_ERROR_TLS &&
+                                m->end_class != UPLINK_ERROR_CERTIFICATE))
+                return;
+        age = client_certificate_age(m->certificate, now_usec(CLOCK_REALTIME), text, sizeof(text));
+        if (age != CERTIFICATE_ENDED && age != CERTIFICATE_NOT_YET_VALID)
+                return;
+        m->end_class = UPLINK_ERROR_CERTIFICATE;
+        (void) snprintf(m->end_text + n, sizeof(m->end_text) - n, ". %s", text);
+}
+
 static int resolve_and_connect(UplinkMosquitto *m) {
         static const struct addrinfo hints = { .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM };
         struct addrinfo *list;
@@ -515,8 +559,12 @@ static int resolve_and_connect(UplinkMosquitto *m) {
         if (r != 0)
                 return end(m, UPLINK_ERROR_DNS, "Cannot find the address of %s: %s", m->host,
                            r == EAI_SYSTEM ? strerror(saved) : gai_strerror(r));
-        r = try_addresses(m, list);
+        r = take_certificate(m);
+        if (r >= 0)
+                r = try_addresses(m, list);
         freeaddrinfo(list);
+        if (r < 0)
+                blame_dates(m);
         return r;
 }
 
@@ -860,6 +908,7 @@ static int copy_options(UplinkMosquitto *m, const UplinkMosquittoOptions *o) {
                 if (!*strings[i].to)
                         return -ENOMEM;
         }
+        m->certificate = client_certificate_ref(o->certificate);
         m->port = o->port;
         m->keep_alive_usec = o->keep_alive_usec;
         m->connect_timeout_usec = o->connect_timeout_usec;
@@ -1009,6 +1058,9 @@ void uplink_mosquitto_phase(UplinkMosquitto *m, char *buf, size_t size,
         *ret_class = m->phase == PHASE_RESOLVING ? UPLINK_ERROR_DNS : UPLINK_ERROR_TIMEOUT;
         if (m->phase == PHASE_RESOLVING)
                 (void) snprintf(buf, size, "No name server answered for %s in time", m->host);
+        else if (m->phase == PHASE_KEY)
+                (void) snprintf(buf, size,
+                                "What keeps the device's private key did not answer in time");
         else
                 (void) snprintf(buf, size, "%s (%s, port %u) did not answer in time", m->host,
                                 m->address, m->port);

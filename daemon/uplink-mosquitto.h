@@ -13,6 +13,7 @@
 
 #include "lib/macro.h"
 #include "lib/time-util.h"
+#include "daemon/credentials-certificate.h"
 #include "daemon/outbox.h"
 #include "daemon/uplink-reason.h"
 
@@ -26,6 +27,7 @@ typedef struct UplinkMosquittoOptions {
         const char *user_name;
         const char *password; /* the token; NULL: none is sent */
         const char *topic_prefix;
+        ClientCertificate *certificate; /* a reference is taken; NULL: none, the token is enough */
         const char *ca_file; /* NULL: the system's roots */
         unsigned port;
         unsigned window; /* messages in flight at most */

@@ -64,8 +64,9 @@ static const UplinkReason reasons[_UPLINK_ERROR_MAX] = {
         [UPLINK_ERROR_CERTIFICATE] = {
                 .name = "certificate",
                 .what = "The device's certificate or its key cannot be used",
-                .remedy = "check that both files are there, belong together, are readable for the "
-                          "daemon and have not expired",
+                .remedy = "check that certificate and key are there, belong together, are readable "
+                          "for the daemon and have not ended, and that the hub knows the "
+                          "certificate's thumbprint or the authority that signed it",
                 .law = BACKOFF_REFUSED,
         },
         [UPLINK_ERROR_REFUSED] = {

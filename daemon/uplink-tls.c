@@ -99,10 +99,8 @@ int uplink_tls_context_new(const char *ca_file, UplinkTlsPeer *peer, SSL_CTX **r
         SSL_CTX_set_app_data(ctx, peer);
 
         if (ca_file && !SSL_CTX_load_verify_file(ctx, ca_file)) {
-                (void) snprintf(
-                        buf, size,
-                        "Cannot read the certificates of ca_file %s (%s)",
-                        ca_file, reason_of(ERR_peek_error()));
+                (void) snprintf(buf, size, "Cannot read the certificates of ca_file %s (%s)",
+                                ca_file, reason_of(ERR_peek_error()));
                 ERR_clear_error();
                 SSL_CTX_free(ctx);
                 return -EINVAL;
@@ -176,6 +174,28 @@ static UplinkErrorClass describe_tls(const char *host, const char *reason, char 
         return UPLINK_ERROR_TLS;
 }
 
+/* The alerts by which a server turns a client's certificate down (RFC 8446 section 6.2). */
+static bool is_about_our_certificate(int reason) {
+        switch (reason) {
+        case SSL_R_SSLV3_ALERT_BAD_CERTIFICATE:
+        case SSL_R_SSLV3_ALERT_UNSUPPORTED_CERTIFICATE:
+        case SSL_R_SSLV3_ALERT_CERTIFICATE_REVOKED:
+        case SSL_R_SSLV3_ALERT_CERTIFICATE_EXPIRED:
+        case SSL_R_SSLV3_ALERT_CERTIFICATE_UNKNOWN:
+        case SSL_R_TLSV1_ALERT_UNKNOWN_CA:
+        case SSL_R_TLSV1_ALERT_ACCESS_DENIED:
+        case SSL_R_TLSV1_ALERT_DECRYPT_ERROR:
+        case SSL_R_TLSV13_ALERT_CERTIFICATE_REQUIRED: return true;
+        default: return false;
+        }
+}
+
+static UplinkErrorClass describe_turned_down(const char *host, const char *reason, char *buf,
+                                             size_t size) {
+        (void) snprintf(buf, size, "%s turned the device's certificate down (%s)", host, reason);
+        return UPLINK_ERROR_CERTIFICATE;
+}
+
 UplinkErrorClass uplink_tls_describe_failure(const UplinkTlsPeer *peer, int ssl_error,
                                              int saved_errno, char *buf, size_t size) {
         unsigned long e = ERR_peek_last_error();
@@ -183,6 +203,8 @@ UplinkErrorClass uplink_tls_describe_failure(const UplinkTlsPeer *peer, int ssl_
         ERR_clear_error();
         if (peer->verify_error != X509_V_OK)
                 return describe_verification(peer->verify_error, peer->host, buf, size);
+        if (ERR_GET_LIB(e) == ERR_LIB_SSL && is_about_our_certificate(ERR_GET_REASON(e)))
+                return describe_turned_down(peer->host, reason_of(e), buf, size);
         if (ssl_error == SSL_ERROR_SYSCALL || (e != 0 && ERR_SYSTEM_ERROR(e)))
                 return describe_closed(peer->host,
                                        saved_errno != 0 ? strerror(saved_errno) : "no error given",
@@ -192,12 +214,27 @@ UplinkErrorClass uplink_tls_describe_failure(const UplinkTlsPeer *peer, int ssl_
         return describe_tls(peer->host, reason_of(e), buf, size);
 }
 
+/* "OpenSSL Error[0]: error:0A000412:SSL routines::..." */
+static unsigned long code_of_line(const char *line) {
+        const char *code = strstr(line, "error:");
+
+        return code ? strtoul(code + strlen("error:"), NULL, 16) : 0;
+}
+
+bool uplink_tls_line_is_about_us(const char *line) {
+        unsigned long e = code_of_line(line);
+
+        return ERR_GET_LIB(e) == ERR_LIB_SSL && is_about_our_certificate(ERR_GET_REASON(e));
+}
+
 UplinkErrorClass uplink_tls_describe_line(const UplinkTlsPeer *peer, const char *line, char *buf,
                                           size_t size) {
         const char *reason = strrchr(line, ':');
 
         if (peer->verify_error != X509_V_OK)
                 return describe_verification(peer->verify_error, peer->host, buf, size);
+        if (uplink_tls_line_is_about_us(line))
+                return describe_turned_down(peer->host, reason_of(code_of_line(line)), buf, size);
         if (strstr(line, "unexpected eof") || *line == '\0')
                 return describe_closed(peer->host, "end of file", buf, size);
         return describe_tls(peer->host, reason ? reason + 1 : line, buf, size);

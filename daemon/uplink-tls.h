@@ -30,6 +30,10 @@ UplinkErrorClass uplink_tls_describe_failure(const UplinkTlsPeer *peer, int ssl_
 UplinkErrorClass uplink_tls_describe_line(const UplinkTlsPeer *peer, const char *line, char *buf,
                                           size_t size);
 
+/* Whether such a line is an alert by which the server turned our certificate down. With TLS 1.3 it
+ * comes after the handshake. */
+bool uplink_tls_line_is_about_us(const char *line);
+
 /* Roots are needed for the handshake only; on a system whose roots are one big file they cost some
  * MB. */
 void uplink_tls_forget_roots(SSL_CTX *ctx);

@@ -303,6 +303,7 @@ static int open_link(Uplink *u) {
                 .user_name = credentials_user_name(u->credentials),
                 .password = token,
                 .topic_prefix = credentials_topic_prefix(u->credentials),
+                .certificate = credentials_certificate(u->credentials),
                 .ca_file = u->options.ca_file,
                 .window = u->options.window,
                 .keep_alive_usec = u->options.keep_alive_usec,

@@ -18,3 +18,15 @@ int format_string(char **ret, const char *format, ...) {
         va_end(ap);
         return r;
 }
+
+int copy_string(char **ret, const char *s) {
+        char *copy = NULL;
+
+        if (s) {
+                copy = strdup(s);
+                if (!copy)
+                        return -ENOMEM;
+        }
+        *ret = copy;
+        return 0;
+}

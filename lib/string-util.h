@@ -9,3 +9,6 @@
  * variable stays fit to be freed. 0 or -ENOMEM. */
 int format_string(char **ret, const char *format, ...) _printf_(2, 3);
 int vformat_string(char **ret, const char *format, va_list ap) __attribute__((format(printf, 2, 0)));
+
+/* A copy of s, or NULL of NULL; *ret as above. */
+int copy_string(char **ret, const char *s);

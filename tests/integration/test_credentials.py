@@ -1,11 +1,18 @@
 #!/usr/bin/env python3
 """Goal: new credentials are taken while the daemon runs, bad ones are named and stop neither it nor what it holds
 (promises P6, P7). Real daemon, real emulator; files are replaced as an administrator would."""
+import contextlib
+import hashlib
 import os
 import signal
+import socket
+import ssl
+import subprocess
+import threading
 
 import harness
-from harness import Daemon, Hub, Setup, compare, test, wait_until
+from harness import Daemon, Hub, InBackground, Setup, compare, test, wait_until
+from registry import Registry
 
 CHANGED = "Credentials have changed, connecting anew"
 
@@ -112,6 +119,187 @@ def a_systemd_credential_that_is_bad_asks_for_a_restart(folder):
     finally:
         del os.environ["CREDENTIALS_DIRECTORY"]
     assert "DeviceId: missing" in status["hold"] and "systemctl restart" in status["hold"], status
+
+
+# ---- X.509 ----
+
+
+def openssl(*arguments, **kwargs):
+    return subprocess.run(["openssl", *arguments], check=True, capture_output=True, timeout=60, **kwargs)
+
+
+def make_pair(folder, name, passphrase=None):
+    """Certificate and key, self-signed, in NAME.pem and NAME.key; returns both paths."""
+    pair = [os.path.join(folder, f"{name}.{kind}") for kind in ("pem", "key")]
+    lock = ["-passout", f"pass:{passphrase}"] if passphrase else ["-nodes"]
+    openssl(
+        "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", *lock, "-days", "365",
+        "-subj", f"/CN={name}", "-out", pair[0], "-keyout", pair[1],
+    )  # fmt: skip
+    return pair
+
+
+def make_ended_pair(folder, name):
+    """As make_pair(), and its time is over."""
+    pair = make_pair(folder, name)
+    ca = os.path.join(folder, f"{name}.ca")
+    os.mkdir(ca)
+    with open(os.path.join(ca, "conf"), "w", encoding="utf-8") as f:
+        f.write(
+            "[ca]\ndefault_ca=d\n[d]\ndatabase=index\nnew_certs_dir=.\nrand_serial=yes\ndefault_md=sha256\n"
+            "policy=p\n[p]\ncommonName=supplied\n"
+        )
+    with open(os.path.join(ca, "index"), "w", encoding="utf-8"):
+        pass
+    openssl("req", "-new", "-key", pair[1], "-subj", f"/CN={name}", "-out", os.path.join(ca, "request"))
+    openssl(
+        "ca", "-batch", "-config", "conf", "-selfsign", "-keyfile", pair[1], "-in", "request", "-notext",
+        "-startdate", "20200101000000Z", "-enddate", "20210101000000Z", "-out", pair[0], cwd=ca,
+    )  # fmt: skip
+    return pair
+
+
+def thumbprint(certificate):
+    with open(certificate, encoding="utf-8") as f:
+        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(f.read())).hexdigest()
+
+
+def register(hub, *certificates, device="windmill"):
+    """The device by its one or two certificates; returns the file of its connection string."""
+    names = ("primaryThumbprint", "secondaryThumbprint")
+    Registry(hub).create(
+        device, authentication={"type": "selfSigned", "x509Thumbprint": dict(zip(names, map(thumbprint, certificates)))}
+    )
+    path = os.path.join(hub.folder, f"{device}.connection-string")
+    write_private(path, f"HostName=localhost;DeviceId={device};x509=true\n")
+    return path
+
+
+def x509_daemon(folder, hub, string, pair, **settings):
+    return Daemon(folder, hub, string, settings={"certificate_file": pair[0], "private_key": pair[1], **settings})
+
+
+def replace(path, other):
+    os.rename(other, path)
+
+
+@test
+def a_certificate_opens_the_hub_and_everything_arrives(folder):
+    with Hub(folder) as hub:
+        pair = make_pair(folder, "windmill")
+        with x509_daemon(folder, hub, register(hub, pair[0]), pair) as d:
+            d.ctl("send", input="".join(f"{line}\n" for line in lines(500)))
+            assert_all_arrived(hub, lines(500))
+            d.wait_queue_empty()
+
+
+@test
+def a_locked_key_is_opened_by_the_passphrase_in_its_file(folder):
+    with Hub(folder) as hub:
+        pair = make_pair(folder, "windmill", passphrase="correct horse")
+        string = register(hub, pair[0])
+        passphrase = os.path.join(folder, "passphrase")
+        with x509_daemon(folder, hub, string, pair, private_key_passphrase_file=passphrase) as d:
+            d.ctl("send", "reading 0")
+            assert "passphrase is missing" in d.status()["hold"], d.status()
+            write_private(passphrase, "correct horse\n")
+            assert_all_arrived(hub, lines(1))
+        assert "horse" not in d.log()
+
+
+@test
+def certificates_are_rotated_under_a_running_daemon_without_a_loss(folder):
+    n = 2000
+    with Hub(folder) as hub:
+        pair, fresh = make_pair(folder, "old"), make_pair(folder, "new")
+        fresh_thumbprint = thumbprint(fresh[0])
+        string = register(hub, pair[0], fresh[0])
+        with x509_daemon(folder, hub, string, pair) as d:
+            d.wait_connected()
+            sending = InBackground(lambda: d.ctl("send", input="".join(f"{line}\n" for line in lines(n))))
+            replace(pair[0], fresh[0])
+            wait_until(lambda: "does not belong to the first certificate" in d.log(), "the half rotation is named")
+            assert d.status()["connected"] and CHANGED not in d.log()
+            replace(pair[1], fresh[1])
+            wait_until(lambda: CHANGED in d.log(), "the new pair is taken")
+            sending.result()
+            assert_all_arrived(hub, lines(n))
+            d.wait_queue_empty()
+            # Only the new one opens the hub from here on.
+            body = Registry(hub).show("windmill")
+            body["authentication"]["x509Thumbprint"] = {"primaryThumbprint": fresh_thumbprint}
+            assert Registry(hub).update(body)[0] == 200
+            hub.kill()
+            hub.start()
+            d.ctl("send", f"reading {n}")
+            assert_all_arrived(hub, lines(n + 1))
+
+
+@test
+def a_certificate_that_the_registry_does_not_know_is_refused_and_the_right_one_heals_it(folder):
+    with Hub(folder) as hub:
+        right, wrong = make_pair(folder, "right"), make_pair(folder, "wrong")
+        string = register(hub, right[0])
+        with x509_daemon(folder, hub, string, wrong, uplink={"retry_refused_max": "100ms"}) as d:
+            wait_until(lambda: d.status()["retry"].get("lastErrorClass") == "refused", "it is refused")
+            d.ctl("send", "reading 0")
+            replace(wrong[0], right[0])
+            replace(wrong[1], right[1])
+            assert_all_arrived(hub, lines(1))
+
+
+@test
+def a_certificate_whose_time_is_over_is_named_when_the_hub_refuses(folder):
+    with Hub(folder) as hub:
+        ended, right = make_ended_pair(folder, "ended"), make_pair(folder, "right")
+        string = register(hub, right[0])
+        with x509_daemon(folder, hub, string, ended) as d:
+            wait_until(lambda: d.status()["retry"].get("lastErrorClass") == "certificate", "the certificate is blamed")
+            retry = d.status()["retry"]
+            assert "ended at 2021-01-01T00:00:00.000Z" in retry["lastError"], retry
+            assert f"{folder}/ended.pem" in retry["lastError"], retry
+
+
+@contextlib.contextmanager
+def demanding_server(hub, version):
+    """A TLS server that trusts only its own authority and wants a certificate from it. Yields its port."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = context.maximum_version = version
+    context.load_cert_chain(os.path.join(hub.folder, "server.pem"), os.path.join(hub.folder, "server-key.pem"))
+    context.load_verify_locations(hub.ca_file)
+    context.verify_mode = ssl.CERT_REQUIRED
+
+    def serve(listener):
+        with contextlib.suppress(OSError):
+            while True:
+                connection = listener.accept()[0]
+                # Read to the end: a reset would overtake the alert.
+                with connection.dup() as raw:
+                    with contextlib.suppress(OSError), context.wrap_socket(connection, server_side=True) as s:
+                        s.recv(1)
+                    with contextlib.suppress(OSError):
+                        raw.shutdown(socket.SHUT_WR)
+                        while raw.recv(4096):
+                            pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,), daemon=True)
+        thread.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+@test
+def a_certificate_that_tls_turns_down_is_named(folder):
+    with Hub(folder) as hub:
+        pair = make_pair(folder, "windmill")
+        string = register(hub, pair[0])
+        for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            with demanding_server(hub, version) as port, x509_daemon(folder, hub, string, pair, mqtt_port=port) as d:
+                wait_until(lambda: d.status()["retry"].get("lastError"), "the handshake fails")
+                retry = d.status()["retry"]
+                assert retry["lastErrorClass"] == "certificate" and "unknown ca" in retry["lastError"], (version, retry)
 
 
 if __name__ == "__main__":

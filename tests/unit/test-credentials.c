@@ -193,7 +193,7 @@ TEST(a_problem_names_the_place_and_the_remedy) {
                 { "HostName=h.example;SharedAccessKeyName=iothubowner;SharedAccessKey=" KEY,
                   { "/string", "SharedAccessKeyName: this is a connection string of a shared access policy",
                     "iothubctl device" } },
-                { "HostName=h.example;DeviceId=d;x509=true", { "/string", "x509=true", "SharedAccessKey" } },
+                { "HostName=h.example;DeviceId=d;x509=true", { "says x509=true and no certificate", "certificate_file and private_key" } },
                 { "HostName=h.example;DeviceId=a+b;SharedAccessKey=" KEY, { "/string", "+ or #" } },
                 { DEVICE "\n" DEVICE "\n", { "/string", "line break" } },
         };

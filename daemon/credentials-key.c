@@ -1,0 +1,223 @@
+/* Engines are the only way to PKCS#11 tokens in Debian 12; OpenSSL deprecates them for providers.
+ */
+#define OPENSSL_SUPPRESS_DEPRECATED
+
+#include "daemon/credentials-key.h"
+
+#include <ctype.h>
+#include <pthread.h>
+
+#include <openssl/engine.h>
+#include <openssl/err.h>
+#include <openssl/pem.h>
+#include <openssl/provider.h>
+#include <openssl/store.h>
+#include <openssl/ui.h>
+
+#include "daemon/credentials-file.h"
+
+#define PASSPHRASE_BYTES_MAX 1024U
+#define ENGINE_PREFIX "engine:"
+
+DEFINE_CLEANUP(EVP_PKEY *, EVP_PKEY_free);
+DEFINE_CLEANUP(UI_METHOD *, UI_destroy_method);
+
+bool private_key_is_uri(const char *s) {
+        size_t n = 0;
+
+        while (isalnum((unsigned char) s[n]) || (n > 0 && strchr("+-.", s[n]) && s[n]))
+                n++;
+        return n >= 2 && s[n] == ':' && isalpha((unsigned char) s[0]);
+}
+
+bool private_key_is_external(const PrivateKeySource *s) {
+        return s->provider || private_key_is_uri(s->location);
+}
+
+/* The passphrase. */
+
+typedef struct Asked {
+        const PrivateKeySource *source;
+        unsigned n_times;
+        char *problem; /* why it could not be given */
+} Asked;
+
+static size_t length_of_line(const char *s) {
+        return strcspn(s, "\r\n");
+}
+
+/* A pem_password_cb, which OpenSSL calls when the key turns out to be locked. */
+static int give_passphrase(char *buf, int size, int for_writing, void *userdata) {
+        Asked *asked = userdata;
+        _cleanup_(erase_and_freep) char *text = NULL;
+        const char *path = asked->source->passphrase_file;
+        size_t n;
+
+        asked->n_times++;
+        if (!path || credentials_read_file(path, PASSPHRASE_BYTES_MAX, /* is_secret= */ true,
+                                           "the passphrase of the private key", "", &text,
+                                           &asked->problem) < 0)
+                return -1;
+        n = length_of_line(text);
+        if (n == 0 || n > (size_t) size)
+                return -1;
+        memcpy(buf, text, n);
+        return (int) n;
+}
+
+/* OpenSSL's own words; what a module puts there names objects and functions, not keys. */
+static const char *openssl_reason(char *buf, size_t size) {
+        unsigned long e = ERR_peek_error();
+        const char *text = ERR_SYSTEM_ERROR(e) ? strerror((int) ERR_GET_REASON(e)) :
+                                                 ERR_reason_error_string(e);
+
+        (void) snprintf(buf, size, "%s", text ? text : "no reason given");
+        ERR_clear_error();
+        return buf;
+}
+
+static int describe_failure(Asked *asked, char **reterr_problem) {
+        const PrivateKeySource *s = asked->source;
+        char reason[256];
+
+        openssl_reason(reason, sizeof(reason));
+        if (asked->problem) {
+                *reterr_problem = TAKE_PTR(asked->problem);
+                return -EACCES;
+        }
+        if (asked->n_times > 0 && !s->passphrase_file)
+                return credentials_fail(-EACCES, reterr_problem,
+                                        "The private key in %s is locked with a passphrase: write "
+                                        "it into a file of its own and name that in "
+                                        "private_key_passphrase_file",
+                                        s->location);
+        if (asked->n_times > 0)
+                return credentials_fail(-EACCES, reterr_problem,
+                                        "The passphrase in %s does not open the private key in %s",
+                                        s->passphrase_file, s->location);
+        if (private_key_is_external(s))
+                return credentials_fail(-EINVAL, reterr_problem,
+                                        "There is no private key at %s (%s): check private_key, "
+                                        "key_provider and that the device with the key is there",
+                                        s->location, reason);
+        return credentials_fail(-EINVAL, reterr_problem,
+                                "There is no private key in %s: it must hold the key in PEM form, "
+                                "with BEGIN PRIVATE KEY",
+                                s->location);
+}
+
+/* Keys in files. */
+
+static EVP_PKEY *load_pem(const char *pem, Asked *asked) {
+        BIO *bio = BIO_new_mem_buf(pem, -1);
+        EVP_PKEY *key;
+
+        if (!bio)
+                return NULL;
+        key = PEM_read_bio_PrivateKey(bio, NULL, give_passphrase, asked);
+        BIO_free(bio);
+        return key;
+}
+
+/* Keys behind a module. */
+
+/* Once for the process: a provider that is loaded by name turns off the automatic default. */
+static bool load_provider(const char *name) {
+        static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+        static bool loaded;
+        bool ok;
+
+        (void) pthread_mutex_lock(&mutex); /* fails only when misused */
+        if (!loaded)
+                loaded = OSSL_PROVIDER_load(NULL, "default") && OSSL_PROVIDER_load(NULL, name);
+        ok = loaded;
+        (void) pthread_mutex_unlock(&mutex);
+        return ok;
+}
+
+/* The first private key that the store shows. */
+static EVP_PKEY *load_from_store(const char *uri, UI_METHOD *ui, Asked *asked) {
+        OSSL_STORE_CTX *store = OSSL_STORE_open(uri, ui, asked, NULL, NULL);
+        EVP_PKEY *key = NULL;
+
+        if (!store)
+                return NULL;
+        (void) OSSL_STORE_expect(store, OSSL_STORE_INFO_PKEY); /* only a hint */
+        while (!key && !OSSL_STORE_eof(store) && !OSSL_STORE_error(store)) {
+                OSSL_STORE_INFO *info = OSSL_STORE_load(store);
+
+                if (info && OSSL_STORE_INFO_get_type(info) == OSSL_STORE_INFO_PKEY)
+                        key = OSSL_STORE_INFO_get1_PKEY(info);
+                OSSL_STORE_INFO_free(info);
+        }
+        (void) OSSL_STORE_close(store); /* only read from */
+        return key;
+}
+
+/* The key keeps the engine; ours goes. */
+static EVP_PKEY *load_from_engine(const char *name, const char *uri, UI_METHOD *ui, Asked *asked,
+                                  bool *ret_missing) {
+        ENGINE *engine;
+        EVP_PKEY *key = NULL;
+
+        (void) OPENSSL_init_crypto(OPENSSL_INIT_ENGINE_DYNAMIC, NULL); /* shows in the next call */
+        engine = ENGINE_by_id(name);
+        *ret_missing = !engine;
+        if (!engine)
+                return NULL;
+        if (ENGINE_init(engine)) {
+                key = ENGINE_load_private_key(engine, uri, ui, asked);
+                (void) ENGINE_finish(engine); /* our count only */
+        }
+        (void) ENGINE_free(engine);
+        return key;
+}
+
+static int no_module(const PrivateKeySource *s, char **reterr_problem) {
+        char reason[256];
+
+        openssl_reason(reason, sizeof(reason));
+        return credentials_fail(-ENOSYS, reterr_problem,
+                                "OpenSSL has no module %s (%s), which key_provider names: install "
+                                "it, or correct the name",
+                                s->provider, reason);
+}
+
+static int load_external(const PrivateKeySource *s, Asked *asked, EVP_PKEY **ret,
+                         char **reterr_problem) {
+        _cleanup_(UI_destroy_methodp) UI_METHOD *ui =
+                        UI_UTIL_wrap_read_pem_callback(give_passphrase, 0);
+        const char *engine = s->provider ? startswith(s->provider, ENGINE_PREFIX) : NULL;
+        bool missing = false;
+
+        if (!ui)
+                return -ENOMEM;
+        if (engine)
+                *ret = load_from_engine(engine, s->location, ui, asked, &missing);
+        else if (s->provider && !load_provider(s->provider))
+                missing = true;
+        else
+                *ret = load_from_store(s->location, ui, asked);
+        return missing ? no_module(s, reterr_problem) : 0;
+}
+
+int private_key_load(const PrivateKeySource *s, const char *pem, EVP_PKEY **ret,
+                     char **reterr_problem) {
+        Asked asked = { .source = s };
+        EVP_PKEY *key = NULL;
+        int r = 0;
+
+        ERR_clear_error();
+        if (private_key_is_external(s))
+                r = load_external(s, &asked, &key, reterr_problem);
+        else
+                key = load_pem(pem, &asked);
+        if (r >= 0 && !key)
+                r = describe_failure(&asked, reterr_problem);
+        free(asked.problem);
+        ERR_clear_error(); /* a store tries several forms before it finds the right one */
+        if (r < 0)
+                return r;
+        *ret = key;
+        return 0;
+}

@@ -1,8 +1,9 @@
-/* name-fault.c: an LD_PRELOAD library for tests, which takes the name service away and gives it back. The file that
- * $IOTHUBD_NAME_FAULT names is read at each look-up: "fail" fails it at once, as with a name server that answers
- * SERVFAIL; "hang" lets it hang for as long as the file says so, as with one that does not answer; anything else
- * is the address that the name has. This is for names under .test, which no name server knows (RFC 6761 section 6.2);
- * all others are looked up as ever. */
+/* name-fault.c: an LD_PRELOAD library for tests, which takes the name service away and gives it
+ * back. The file that $IOTHUBD_NAME_FAULT names is read at each look-up: "fail" fails it at once,
+ * as with a name server that answers SERVFAIL; "hang" lets it hang for as long as the file says so,
+ * as with one that does not answer; anything else is the address that the name has. This is for
+ * names under .test, which no name server knows (RFC 6761 section 6.2); all others are looked up as
+ * ever. */
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -30,7 +31,8 @@ static int is_ours(const char *node) {
         return n > 5 && strcmp(node + n - 5, ".test") == 0;
 }
 
-int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints, struct addrinfo **res) {
+int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints,
+                struct addrinfo **res) {
         GetAddrInfo real = (GetAddrInfo) dlsym(RTLD_NEXT, "getaddrinfo");
         char fault[64];
 
@@ -42,6 +44,6 @@ int getaddrinfo(const char *node, const char *service, const struct addrinfo *hi
                         return EAI_AGAIN;
                 if (strcmp(fault, "hang") != 0)
                         return real(fault, service, hints, res);
-                nanosleep(&(struct timespec) { .tv_nsec = 20000000 }, NULL);
+                nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL);
         }
 }

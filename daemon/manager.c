@@ -220,6 +220,7 @@ static void watch_credentials(Manager *m) {
 
 static int start_uplink(Manager *m) {
         const Config *c = m->config;
+        _cleanup_free_ char *memory_file = NULL;
         const CredentialsOptions credentials = {
                 .connection_string = c->connection_string,
                 .connection_string_file = c->connection_string_file,
@@ -232,7 +233,7 @@ static int start_uplink(Manager *m) {
                 .model_id = c->uplink.model_id,
                 .token_lifetime_usec = c->uplink.token_lifetime_usec,
         };
-        const UplinkOptions options = {
+        UplinkOptions options = {
                 .ca_file = c->ca_file,
                 .mqtt_port = c->mqtt_port,
                 .window = c->uplink.window,
@@ -257,6 +258,11 @@ static int start_uplink(Manager *m) {
         r = credentials_new(&credentials, &m->credentials);
         if (r < 0)
                 return log_error_errno(r, "Cannot read credentials: %m");
+        if (asprintf(&memory_file, "%s/uplink", c->state_directory) < 0) {
+                memory_file = NULL;
+                return log_error_errno(-ENOMEM, "Cannot start the uplink: %m");
+        }
+        options.memory_file = memory_file;
         r = uplink_new(m->event, m->outbox, m->credentials, &options, &events, &m->uplink);
         if (r >= 0)
                 r = uplink_start(m->uplink);

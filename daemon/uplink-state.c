@@ -84,7 +84,7 @@ static unsigned stop_now(UplinkMachine *m, usec_t now) {
  * cuts (reference: "Facts that decide the design", 2). */
 static void prove(UplinkMachine *m) {
         m->proven = true;
-        m->attempt = m->n_failed = m->n_cuts_early = m->n_cuts_late = m->n_refused = 0;
+        m->law_attempt = m->attempt = m->n_failed = m->n_cuts_early = m->n_cuts_late = m->n_refused = 0;
 }
 
 unsigned uplink_machine_n_short(const UplinkMachine *m, UplinkErrorClass class, usec_t now_usec) {
@@ -167,6 +167,8 @@ static unsigned fail(UplinkMachine *m, const UplinkTimes *t, UplinkErrorClass cl
                 attempt = 0;
         } else
                 kind = choose_backoff(m, class, &attempt);
+        m->law = kind;
+        m->law_attempt = attempt;
         m->attempt++;
         m->n_failed++;
         forget_connection(m);

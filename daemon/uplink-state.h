@@ -114,6 +114,8 @@ typedef struct UplinkMachine {
         unsigned n_cuts_early, n_cuts_late, n_refused; /* of the tries, by kind */
         unsigned n_short; /* connections in a row that the hub cut within UPLINK_SHORT_USEC */
         unsigned n_throttled; /* cuts after late PUBACKs, until a connection lived */
+        BackoffKind law; /* of the present or last wait ... */
+        unsigned law_attempt;
         unsigned n_keys, key; /* how many there are, and the one to be used */
         unsigned refused_keys; /* bit mask */
         usec_t connected_usec;

@@ -12,6 +12,7 @@
 #include "lib/fd-util.h"
 #include "daemon/log.h"
 #include "daemon/uplink-logic.h"
+#include "daemon/uplink-memory.h"
 #include "daemon/uplink-mosquitto.h"
 #include "daemon/uplink-netlink.h"
 #include "daemon/uplink-report.h"
@@ -40,6 +41,8 @@ struct Uplink {
         bool deliverable;          /* outbox_next() may have something */
         uint64_t token_expiry_sec; /* UINT64_MAX: a ready-made token, no fresh one can be had */
         uint64_t random;
+        UplinkMemory memory;
+        UplinkMemoryFile *memory_file; /* NULL: none is kept */
 
         int netlink_fd, clock_fd;
         sd_event_source *link_source, *timer_source, *netlink_source, *clock_source,
@@ -549,6 +552,8 @@ static bool perform(Uplink *u, unsigned actions, const UplinkMachine *before,
                 uplink_mosquitto_disconnect(u->link);
         if (actions & UPLINK_ACTION_STOPPED) {
                 drop_link(u);
+                if (u->memory_file)
+                        uplink_memory_file_remove(u->memory_file);
                 tell_stopped(u);
         }
         return more;
@@ -567,6 +572,37 @@ static void arm_timer(Uplink *u) {
         (void) sd_event_source_set_enabled(u->timer_source, SD_EVENT_ONESHOT);
 }
 
+/* At the first try of the run, and when the waits have grown. */
+static void keep_memory(Uplink *u, UplinkState before) {
+        const UplinkMachine *m = &u->logic.machine;
+
+        if (!u->memory_file || m->state == UPLINK_STATE_STOPPED)
+                return;
+        if (uplink_memory_keep(&u->memory, m) || before == UPLINK_STATE_STOPPED)
+                (void) uplink_memory_file_save(u->memory_file, &u->memory); /* the next one makes up for it */
+}
+
+/* How long to wait before the first try, because the last run crashed. */
+static usec_t recall(Uplink *u) {
+        char boot_id[37] = "", span[FORMAT_TIMESPAN_MAX];
+        UplinkMemory previous;
+        bool found;
+        usec_t delay;
+
+        if (!u->memory_file)
+                return 0;
+        (void) uplink_memory_read_boot_id(boot_id); /* without /proc all is one boot */
+        found = uplink_memory_file_load(u->memory_file, &previous);
+        delay = uplink_memory_begin(found ? &previous : NULL, boot_id, &u->logic.times,
+                                    now_usec(CLOCK_BOOTTIME), next_random(u), &u->memory,
+                                    &u->logic.machine);
+        if (delay > 0)
+                log_notice("The last run did not end in order, connecting in %s",
+                           format_timespan(span, sizeof(span),
+                                           delay / USEC_PER_MSEC * USEC_PER_MSEC));
+        return delay;
+}
+
 static void dispatch(Uplink *u, const UplinkEvent *event) {
         UplinkState state = u->logic.machine.state;
         UplinkEvent next = *event;
@@ -583,6 +619,7 @@ static void dispatch(Uplink *u, const UplinkEvent *event) {
                 more = perform(u, actions, &before, &next);
         }
         arm_timer(u);
+        keep_memory(u, state);
         if (u->news.class != UPLINK_ERROR_NONE || u->news.type != UPLINK_NEWS_NONE)
                 tell_news(u);
         if (u->logic.machine.state == state)
@@ -697,7 +734,7 @@ int uplink_new(sd_event *event, Outbox *outbox, Credentials *credentials,
                 .clock_fd = -EBADF,
                 .state_since_realtime_usec = now_usec(CLOCK_REALTIME),
         };
-        u->options.ca_file = NULL;
+        u->options.ca_file = u->options.memory_file = NULL;
         u->options.window = MAX(options->window, 1U);
         uplink_logic_init(&u->logic, &times, u->options.window, now_usec(CLOCK_BOOTTIME));
         uplink_report_init(&u->report);
@@ -711,6 +748,8 @@ int uplink_new(sd_event *event, Outbox *outbox, Credentials *credentials,
                 u->options.ca_file = strdup(options->ca_file);
                 r = u->options.ca_file ? 0 : -ENOMEM;
         }
+        if (r >= 0 && options->memory_file)
+                r = uplink_memory_file_new(options->memory_file, &u->memory_file);
         if (r >= 0)
                 r = add_timer(u);
         if (r < 0)
@@ -731,6 +770,7 @@ Uplink *uplink_free(Uplink *u) {
         uplink_mosquitto_free(u->link);
         outbox_delivery_free(u->spare);
         uplink_window_done(&u->window);
+        uplink_memory_file_free(u->memory_file);
         safe_close(u->netlink_fd);
         safe_close(u->clock_fd);
         free((char *) (uintptr_t) u->options.ca_file);
@@ -744,7 +784,7 @@ Uplink *uplink_free(Uplink *u) {
 }
 
 int uplink_start(Uplink *u) {
-        UplinkEvent start = { .type = UPLINK_EVENT_START };
+        UplinkEvent start = { .type = UPLINK_EVENT_START, .delay_usec = recall(u) };
 
         u->deliverable = true;
         if (u->options.clock_wait_usec > 0 && clock_wrong(u)) {

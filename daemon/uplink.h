@@ -25,6 +25,7 @@ typedef struct UplinkOptions {
         usec_t retry_min_usec, retry_max_usec, retry_cut_max_usec, retry_refused_max_usec;
         usec_t clock_wait_usec; /* at start, for a plausible clock; 0: not at all */
         bool adopt; /* outbox.adopt */
+        const char *memory_file; /* copied: where the waits outlive a crash; NULL: they don't */
 } UplinkOptions;
 
 typedef struct UplinkStatus {

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Goal: what we install for systemd is right before any machine starts it. Installs into a folder and lets systemd's own
-tools read it: units, presets, users."""
+"""Goal: what we install for systemd is right before any machine starts it. Installs into a folder and lets systemd's
+own tools read it: units, presets, users."""
 import glob
 import os
 import re

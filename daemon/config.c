@@ -310,6 +310,13 @@ static const Setting settings[] = {
         { ROW("ipc", "user_bytes_max", "\"8M\"", "a size from \"2M\" to \"1G\"",
               "Most memory that the data of one user's connections takes."),
           parse_size_setting, FIELD(ipc.user_bytes_max), 2 * MIB, GIB },
+        { ROW("ipc", "user_messages_per_sec", "10000", "0 to 1000000",
+              "Most messages per second that are taken from one user for long, each 4 KiB counting as one; 0 sets no "
+              "limit."),
+          parse_unsigned, FIELD(ipc.user_messages_per_sec), 0, 1000000 },
+        { ROW("ipc", "user_messages_burst", "1000000", "1 to 1000000000",
+              "Most messages that one user may send at once, before that rate holds."),
+          parse_unsigned, FIELD(ipc.user_messages_burst), 1, 1000000000 },
 };
 
 const ConfigSetting *config_setting(size_t i) {

@@ -66,6 +66,7 @@ typedef struct Config {
                 unsigned connections_per_user_max;
                 uint64_t buffer_bytes_max; /* all connections together */
                 uint64_t user_bytes_max;   /* one user's */
+                unsigned user_messages_per_sec, user_messages_burst; /* 0 per second: no limit */
         } ipc;
 } Config;
 

@@ -248,10 +248,21 @@ static bool has_room_for_replies(const IpcConnection *c) {
                ipc_connection_unread(c) + c->frames_bytes < IPC_OUT_BYTES_MAX && !c->streaming;
 }
 
-/* Until the server tells that the outbox, or else a budget, has room again. */
-static void connection_wait(IpcConnection *c, bool for_outbox) {
-        c->waits_for_outbox = for_outbox;
+/* Until the server tells that it may go on. */
+static void connection_wait(IpcConnection *c, IpcHold what) {
+        c->waits_for = what;
         ipc_server_add_waiting(c->server, c);
+}
+
+/* Whether a Send must not be run now, and why. */
+static bool must_hold(const IpcConnection *c, IpcHold *ret) {
+        if (c->server->outbox_busy)
+                *ret = IPC_HOLD_OUTBOX;
+        else if (!ipc_server_may_send(c->server, c))
+                *ret = IPC_HOLD_RATE;
+        else
+                return false;
+        return true;
 }
 
 /* Whether a call that comes with others still under way must wait for these. */
@@ -269,6 +280,7 @@ static bool is_too_large(const IpcConnection *c, const VarlinkCall *v) {
 /* Runs the held message. 0, or -EAGAIN: it stays held. */
 static int run_held(IpcConnection *c) {
         bool too_large;
+        IpcHold hold;
         VarlinkCall v;
         IpcCall *call;
         int r;
@@ -279,8 +291,8 @@ static int run_held(IpcConnection *c) {
                 c->blocked = true; /* the last of the others schedules the connection */
                 return -EAGAIN;
         }
-        if (r >= 0 && c->server->outbox_busy && ipc_method_is_send(&v)) {
-                connection_wait(c, true);
+        if (r >= 0 && ipc_method_is_send(&v) && must_hold(c, &hold)) {
+                connection_wait(c, hold);
                 return -EAGAIN;
         }
 
@@ -306,7 +318,7 @@ static int run_held(IpcConnection *c) {
                 if (r == -EAGAIN) {
                         c->streaming = false;
                         call_forget(c, call);
-                        connection_wait(c, true);
+                        connection_wait(c, IPC_HOLD_OUTBOX);
                         return -EAGAIN;
                 }
         }
@@ -316,15 +328,12 @@ static int run_held(IpcConnection *c) {
         return 0;
 }
 
-/* Parsed messages take much more room than their text, so they must not pile up while the outbox
- * has none. What is small and no Send is answered meanwhile: whoever asks why nothing moves must
- * not wait for that, too. */
-static bool may_parse(IpcConnection *c) {
+/* What is small and no Send is answered also while messages have to wait: whoever asks why nothing moves must not wait
+ * for that, too. */
+static bool is_small_question(IpcConnection *c) {
         const char *text;
         size_t n;
 
-        if (!c->server->outbox_busy)
-                return true;
         return varlink_reader_peek(&c->reader, &text, &n) && n <= TINY_FRAME_BYTES &&
                !memmem(text, n, "Send", 4);
 }
@@ -333,13 +342,15 @@ static bool may_parse(IpcConnection *c) {
 static int next_message(IpcConnection *c) {
         const char *reason = NULL;
         size_t size = 0;
+        IpcHold hold;
         IpcCall *call;
         int r;
 
         if (!varlink_reader_has_frame(&c->reader))
                 return 0;
-        if (!may_parse(c)) {
-                connection_wait(c, true);
+        /* Parsed messages take much more room than their text, so they must not pile up. */
+        if (must_hold(c, &hold) && !is_small_question(c)) {
+                connection_wait(c, hold);
                 return -EAGAIN;
         }
         r = varlink_reader_next(&c->reader, &c->held, &size, &reason);
@@ -498,7 +509,7 @@ void ipc_connection_run(IpcConnection *c) {
             ipc_server_is_over_budget(c->server, c))
                 c->failed = true; /* it makes its calls answer more than it reads */
         if (wants_input(c) && !ipc_server_has_budget(c->server, c, IPC_READ_BYTES))
-                connection_wait(c, false);
+                connection_wait(c, IPC_HOLD_BUDGET);
         update_events(c);
         c->running = false;
         if (is_finished(c))

@@ -47,6 +47,13 @@ struct IpcCall {
         int last_connected, last_busy; /* STATUS: as told last; -1: not yet */
 };
 
+/* What a connection waits for in the server's list. */
+typedef enum IpcHold {
+        IPC_HOLD_BUDGET, /* bytes */
+        IPC_HOLD_OUTBOX, /* room for what is on its way to the disk */
+        IPC_HOLD_RATE,   /* its user has sent too many messages */
+} IpcHold;
+
 struct IpcConnection {
         IpcServer *server;
         IpcUser *user;
@@ -71,8 +78,8 @@ struct IpcConnection {
         IpcConnection *run_next; /* of those whose run is due */
         bool scheduled;          /* it is due */
         bool running;
-        bool waiting; /* for a budget or the outbox, in the server's list of these ... */
-        bool waits_for_outbox;
+        bool waiting; /* in the server's list of these ... */
+        IpcHold waits_for;
         IpcConnection *wait_prev, *wait_next;
         bool blocked;    /* ... or, with a call held, for those before it */
         bool streaming;  /* a call with "more" is under way: what follows it waits */

@@ -1,6 +1,7 @@
 /* ipc-server-private.h: the server as the other ipc-* files see it. */
 #pragma once
 
+#include "lib/token-bucket.h"
 #include "daemon/ipc-connection.h"
 #include "daemon/ipc-server.h"
 #include "daemon/ipc-subscription.h"
@@ -9,8 +10,10 @@
 struct IpcUser {
         uid_t uid;
         IpcUser *next;
-        unsigned n_connections;
+        unsigned n_connections; /* 0: kept until the tokens it took are back */
         uint64_t bytes, append_bytes;
+        TokenBucket messages;
+        bool limit_told; /* since there were all tokens */
 };
 
 struct IpcServer {
@@ -42,6 +45,7 @@ struct IpcServer {
                            */
         bool outbox_has_room; /* something arrived since */
 
+        sd_event_source *rate_timer; /* on while somebody waits for the rate */
         sd_event_source *run;  /* deferred: runs what is scheduled */
         sd_event_source *trim; /* deferred, idle: gives memory back */
         IpcConnection *run_queue, **run_queue_end;
@@ -68,8 +72,11 @@ bool ipc_server_is_over_budget(IpcServer *s, const IpcConnection *c);
 void ipc_server_add_waiting(IpcServer *s, IpcConnection *c);
 void ipc_server_remove_waiting(IpcServer *s, IpcConnection *c);
 
-/* Something went on its way to the disk, or arrived there. */
-void ipc_server_append_started(IpcServer *s, IpcCall *call);
+/* Whether its user may send more messages now. */
+bool ipc_server_may_send(IpcServer *s, const IpcConnection *c);
+
+/* Something went on its way to the disk, or arrived there. n_tokens: what it takes of the user's rate. */
+void ipc_server_append_started(IpcServer *s, IpcCall *call, uint64_t n_tokens);
 void ipc_server_append_done(IpcCall *call);
 
 /* A lot of memory was used and freed. */

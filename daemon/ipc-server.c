@@ -16,6 +16,8 @@
 #define ACCEPTS_PER_TURN 16U
 #define TRIM_BYTES_MIN (1024U * 1024U)
 #define ACCEPT_RETRY_USEC USEC_PER_SEC
+#define USERS_GONE_MAX 256U /* remembered because they sent much just before */
+#define RATE_ACCURACY_USEC (5 * USEC_PER_MSEC)
 /* "devices/" + 128 + "/modules/" + 128 + "/messages/events/": docs/hub-limits.md, "Topics" */
 #define TOPIC_PREFIX_BYTES_MAX (8U + 128U + 9U + 128U + 17U)
 
@@ -70,6 +72,28 @@ int ipc_server_new(sd_event *event, const IpcServerOptions *options, Outbox *out
         return 0;
 }
 
+static void user_forget(IpcServer *s, IpcUser *u) {
+        for (IpcUser **p = &s->users; *p; p = &(*p)->next)
+                if (*p == u) {
+                        *p = u->next;
+                        free(u);
+                        return;
+                }
+}
+
+/* A new connection must not bring new tokens, so whoever used some up is remembered; but not more than so many. */
+static void forget_idle_users(IpcServer *s, usec_t now) {
+        size_t n = 0;
+
+        for (IpcUser *u = s->users, *next; u; u = next) {
+                next = u->next;
+                if (u->n_connections > 0)
+                        continue;
+                if (token_bucket_full(&u->messages, now) || ++n > USERS_GONE_MAX)
+                        user_forget(s, u);
+        }
+}
+
 static void close_listener(sd_event_source *source) {
         int fd = sd_event_source_get_io_fd(source);
 
@@ -91,6 +115,8 @@ IpcServer *ipc_server_free(IpcServer *s) {
                                             a socket takes it */
         while (s->connections)
                 (void) ipc_connection_free(s->connections);
+        while (s->users)
+                user_forget(s, s->users);
         while (s->subscriptions.heads[IPC_WAIT_ORPHAN]) {
                 IpcCall *call = s->subscriptions.heads[IPC_WAIT_ORPHAN];
 
@@ -98,6 +124,7 @@ IpcServer *ipc_server_free(IpcServer *s) {
                 call->server = NULL; /* the outbox frees it with its callback */
         }
         sd_event_source_disable_unref(s->accept_timer);
+        sd_event_source_disable_unref(s->rate_timer);
         sd_event_source_disable_unref(s->run);
         sd_event_source_disable_unref(s->trim);
         sd_event_unref(s->event);
@@ -111,28 +138,26 @@ IpcServer *ipc_server_free(IpcServer *s) {
 /* Users and budgets. */
 
 static IpcUser *user_get(IpcServer *s, uid_t uid) {
+        usec_t now = now_usec(CLOCK_BOOTTIME);
         IpcUser *u;
 
         for (u = s->users; u; u = u->next)
                 if (u->uid == uid)
                         return u;
+        forget_idle_users(s, now);
         u = malloc(sizeof(*u));
         if (!u)
                 return NULL;
         *u = (IpcUser){ .uid = uid, .next = s->users };
+        token_bucket_init(&u->messages, s->options.user_messages_per_sec,
+                          MAX(s->options.user_messages_burst, (uint64_t) 1), now);
         s->users = u;
         return u;
 }
 
 static void user_release(IpcServer *s, IpcUser *u) {
-        if (u->n_connections > 0)
-                return;
-        for (IpcUser **p = &s->users; *p; p = &(*p)->next)
-                if (*p == u) {
-                        *p = u->next;
-                        free(u);
-                        return;
-                }
+        if (u->n_connections == 0 && token_bucket_full(&u->messages, now_usec(CLOCK_BOOTTIME)))
+                user_forget(s, u);
 }
 
 /* The connection that can best be done without, of one user (NULL: of all): an incomplete one
@@ -251,8 +276,23 @@ void ipc_server_unlink_connection(IpcServer *s, IpcConnection *c) {
         ipc_server_wake(s);
 }
 
-void ipc_server_append_started(IpcServer *s, IpcCall *call) {
+static void take_tokens(IpcServer *s, IpcUser *u, uint64_t n) {
+        usec_t now = now_usec(CLOCK_BOOTTIME);
+
+        if (token_bucket_full(&u->messages, now))
+                u->limit_told = false;
+        token_bucket_take(&u->messages, n, now);
+        if (token_bucket_ready(&u->messages, now) || u->limit_told)
+                return;
+        log_client_limit(s, u->uid, "its further messages wait (ipc.user_messages_per_sec)");
+        u->limit_told = true;
+}
+
+void ipc_server_append_started(IpcServer *s, IpcCall *call, uint64_t n_tokens) {
         IpcConnection *c = call->connection;
+
+        if (s->options.user_messages_per_sec > 0)
+                take_tokens(s, c->user, n_tokens);
 
         call->in_outbox = true;
         c->append_bytes += call->frame_size;
@@ -279,6 +319,42 @@ void ipc_server_append_done(IpcCall *call) {
         }
 }
 
+bool ipc_server_may_send(IpcServer *s, const IpcConnection *c) {
+        return s->options.user_messages_per_sec == 0 || s->shutting_down ||
+               token_bucket_ready(&c->user->messages, now_usec(CLOCK_BOOTTIME));
+}
+
+static int on_rate_timer(sd_event_source *source, uint64_t usec, void *userdata) {
+        ipc_server_wake(userdata);
+        return 0;
+}
+
+/* Wakes those who wait for tokens when the first of them has some. */
+static void set_rate_timer(IpcServer *s) {
+        usec_t at = USEC_INFINITY;
+        int r = 0;
+
+        if (s->options.user_messages_per_sec == 0)
+                return;
+        for (IpcConnection *c = s->waiting; c; c = c->wait_next)
+                if (c->waits_for == IPC_HOLD_RATE)
+                        at = MIN(at, token_bucket_ready_at(&c->user->messages));
+        if (at == USEC_INFINITY)
+                return;
+        if (!s->rate_timer)
+                r = sd_event_add_time(s->event, &s->rate_timer, CLOCK_BOOTTIME, at,
+                                      RATE_ACCURACY_USEC, on_rate_timer, s);
+        else
+                r = sd_event_source_set_time(s->rate_timer, at);
+        if (r >= 0)
+                r = sd_event_source_set_enabled(s->rate_timer, SD_EVENT_ONESHOT);
+        if (r < 0) {
+                log_error_errno(r, "Cannot wait for the rate of a local user, giving it up: %m");
+                s->options.user_messages_per_sec = 0;
+                ipc_server_wake(s);
+        }
+}
+
 /* Turns. */
 
 void ipc_server_schedule(IpcServer *s, IpcConnection *c) {
@@ -296,6 +372,8 @@ void ipc_server_add_waiting(IpcServer *s, IpcConnection *c) {
                 return;
         c->waiting = true;
         c->wait_next = NULL;
+        if (c->waits_for == IPC_HOLD_RATE)
+                ipc_server_schedule(s, NULL); /* to set the timer */
         c->wait_prev = s->waiting_tail;
         *(c->wait_prev ? &c->wait_prev->wait_next : &s->waiting) = c;
         s->waiting_tail = c;
@@ -343,7 +421,7 @@ static size_t count_users(const IpcServer *s) {
         size_t n = 0;
 
         for (const IpcUser *u = s->users; u; u = u->next)
-                n++;
+                n += u->n_connections > 0;
         return n;
 }
 
@@ -366,12 +444,13 @@ static void run_waiting_of(IpcServer *s, size_t n_users, bool above_share) {
                 size_t n_appends = s->n_appends;
 
                 s->wake_next = c->wait_next; /* moved on when that one stops waiting */
-                if ((c->waits_for_outbox && s->outbox_busy) ||
+                if ((c->waits_for == IPC_HOLD_OUTBOX && s->outbox_busy) ||
+                    (c->waits_for == IPC_HOLD_RATE && !ipc_server_may_send(s, c)) ||
                     (c->user->append_bytes * n_users > s->append_bytes) != above_share)
                         continue;
                 ipc_connection_run(c);
                 if (s->outbox_busy && s->n_appends == n_appends && s->waiting_tail == c &&
-                    c->waits_for_outbox)
+                    c->waits_for == IPC_HOLD_OUTBOX)
                         wait_first_again(s, c);
         }
         s->wake_next = NULL;
@@ -400,6 +479,8 @@ static int on_run(sd_event_source *source, void *userdata) {
                 run_waiting(s);
         if (s->run_queue || s->wake)
                 ipc_server_schedule(s, NULL);
+        else
+                set_rate_timer(s);
         return 0;
 }
 
@@ -682,4 +763,5 @@ void ipc_server_state_changed(IpcServer *s) {
 
 void ipc_server_shut_down(IpcServer *s) {
         s->shutting_down = true;
+        ipc_server_wake(s);
 }

@@ -22,6 +22,8 @@ typedef struct IpcServerOptions {
         uint64_t buffer_bytes_max; /* frames, calls under way and unread replies of all connections
                                     */
         uint64_t user_bytes_max;   /* the same, of one user's */
+        uint64_t user_messages_per_sec, user_messages_burst; /* of one user; see TokenBucket. 0: no limit. Each 4 KiB
+                                                                of a message count as one */
         usec_t started_realtime_usec; /* as GetStatus tells */
 } IpcServerOptions;
 

@@ -295,6 +295,8 @@ static int start_ipc(Manager *m) {
                 .connections_per_user_max = c->ipc.connections_per_user_max,
                 .buffer_bytes_max = c->ipc.buffer_bytes_max,
                 .user_bytes_max = c->ipc.user_bytes_max,
+                .user_messages_per_sec = c->ipc.user_messages_per_sec,
+                .user_messages_burst = c->ipc.user_messages_burst,
                 .started_realtime_usec = now_usec(CLOCK_REALTIME),
         };
         int r;

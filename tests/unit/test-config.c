@@ -193,7 +193,7 @@ TEST(settings_reach_their_fields) {
                 "retry_refused_max = \"300ms\"; token_lifetime = \"20s\"; product_info = \"p\"; model_id = \"dtmi:m\"; "
                 "};\n"
                 "ipc: { connections_max = 10; connections_per_user_max = 9; buffer_bytes_max = \"3M\"; user_bytes_max "
-                "= \"2M\"; };\n",
+                "= \"2M\"; user_messages_per_sec = 50; user_messages_burst = 60; };\n",
                 &c));
         ck_assert_ptr_null(c.connection_string);
         ck_assert_str_eq(c.connection_string_file, "/etc/iothubd/device");
@@ -221,6 +221,7 @@ TEST(settings_reach_their_fields) {
         ck_assert_str_eq(c.uplink.model_id, "dtmi:m");
         ck_assert(c.ipc.connections_max == 10 && c.ipc.connections_per_user_max == 9);
         ck_assert(c.ipc.buffer_bytes_max == 3 << 20 && c.ipc.user_bytes_max == 2 << 20);
+        ck_assert(c.ipc.user_messages_per_sec == 50 && c.ipc.user_messages_burst == 60);
 }
 
 TEST(a_unit_brings_its_own_state_directory_and_the_file_goes_before_it) {
@@ -306,6 +307,8 @@ static const struct {
         { "ipc", "connections_per_user_max = 513" }, /* above connections_max */
         { "ipc", "buffer_bytes_max = \"1M\"" },
         { "ipc", "user_bytes_max = \"17M\"" }, /* above buffer_bytes_max */
+        { "ipc", "user_messages_per_sec = 1000001" },
+        { "ipc", "user_messages_burst = 0" },
 };
 
 TEST(a_bad_value_names_file_line_setting_and_what_is_allowed) {

@@ -622,6 +622,117 @@ TEST(a_user_who_always_sends_leaves_others_their_turn) {
         stop();
 }
 
+/* What a rate of one message a second lets through in a test: its burst and no more. */
+static IpcServerOptions slow_options(void) {
+        IpcServerOptions options = usual;
+
+        options.user_messages_per_sec = 1;
+        options.user_messages_burst = 1000;
+        return options;
+}
+
+static IpcUser *user_of(uid_t uid) {
+        for (IpcUser *u = f.server->users; u; u = u->next)
+                if (u->uid == uid)
+                        return u;
+        return NULL;
+}
+
+/* Sends one message after another until no more are taken; they cost so much that the rate brings none back meanwhile.
+ * Returns how many were accepted. */
+static uint64_t send_until_held(Client *c) {
+        static char body[200000];
+        uint64_t before = n_accepted();
+
+        memset(body, 'x', sizeof(body) - 1);
+        for (int i = 0; i < 60; i++) {
+                assert_ok(buffer_appendf(&c->out, "{\"method\":\"io.iothubd.Send\",\"parameters\":{\"messages\":["
+                                                  "{\"body\":\"%s\"}]}}", body));
+                assert_ok(buffer_append(&c->out, "", 1));
+                client_push(c);
+                disk();
+                (void) client_count_replies(c);
+        }
+        return n_accepted() - before;
+}
+
+/* 1,000 tokens are 20 messages of 200 KB, which take 49 each, and one for the debt. */
+TEST(a_user_above_its_rate_is_not_read_and_harms_nobody_else) {
+        _cleanup_(client_done) Client c, asks, good;
+        IpcServerOptions options = slow_options();
+
+        start(&options);
+        c = client_new();
+        asks = client_new();
+        good = client_new_as(65534);
+        ck_assert_uint_eq(send_until_held(&c), 21);
+        ck_assert_uint_gt(c.out.size, 0); /* it is the sender who waits, not our memory */
+        ck_assert_uint_lt(f.server->bytes, 1U << 20);
+
+        client_text(&asks, "{\"method\":\"io.iothubd.GetStatus\"}");
+        client_push(&asks);
+        ck_assert_uint_eq(client_count_replies(&asks), 1);
+        client_text(&good, SEND_ONE);
+        client_push(&good);
+        disk();
+        ck_assert_uint_eq(client_count_replies(&good), 1);
+        stop();
+}
+
+TEST(a_new_connection_brings_no_new_tokens) {
+        IpcServerOptions options = slow_options();
+        uint64_t n = 0;
+
+        start(&options);
+        for (int i = 0; i < 5; i++) {
+                Client c = client_new();
+
+                n += send_until_held(&c);
+                client_done(&c);
+                turn();
+                ck_assert_ptr_null(f.server->connections);
+        }
+        ck_assert_uint_eq(n, 21);
+        stop();
+}
+
+/* The loop has nothing else to do: the time that brings the tokens wakes it. */
+TEST(who_waits_for_the_rate_goes_on_when_tokens_come_back) {
+        _cleanup_(client_done) Client c;
+        IpcServerOptions options = slow_options();
+        IpcUser *u;
+
+        start(&options);
+        c = client_new();
+        ck_assert_uint_eq(send_until_held(&c), 21);
+        u = user_of(getuid());
+        ck_assert_ptr_nonnull(u);
+        u->messages.balance = 0; /* 25 s later */
+        ipc_server_schedule(f.server, NULL);
+        while (n_accepted() < 22) {
+                assert_ok(sd_event_run(f.event, UINT64_MAX));
+                assert_ok(outbox_process(f.outbox));
+        }
+        ck_assert_uint_eq(n_accepted(), 22);
+        stop();
+}
+
+TEST(a_stop_does_not_wait_for_the_rate) {
+        _cleanup_(client_done) Client c;
+        _cleanup_json_ struct json_object *o = NULL;
+        IpcServerOptions options = slow_options();
+
+        start(&options);
+        c = client_new();
+        ck_assert_uint_eq(send_until_held(&c), 21);
+        ipc_server_shut_down(f.server);
+        client_push(&c);
+        ck_assert_int_eq(client_read(&c, &o), 1);
+        ck_assert_msg(strstr(json_object_to_json_string(o), "ShuttingDown"), "%s", json_object_to_json_string(o));
+        ck_assert_uint_eq(n_accepted(), 21);
+        stop();
+}
+
 TEST(state_is_told_while_the_outbox_takes_no_more) {
         _cleanup_(client_done) Client c, asks;
 

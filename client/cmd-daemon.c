@@ -53,6 +53,8 @@ static void print_since(const char *name, const char *what, struct json_object *
 }
 
 static void print_connection(struct json_object *o) {
+        char stamp[FORMAT_TIMESTAMP_MAX];
+
         print_since("Connection", get_text(o, "connectionState"), o, "connectionSinceUSec");
         print_field("Hub", get_text(o, "hub"));
         print_field("Device", get_text(o, "device"));
@@ -65,6 +67,12 @@ static void print_connection(struct json_object *o) {
         if (get_text(o, "key"))
                 print_fieldf("Key", "%s%s", get_text(o, "key"),
                              get_flag(o, "otherKeyRefused") ? " (the hub refused the other)" : "");
+        if (get_number(o, "certificateEndsUSec") > 0)
+                print_fieldf("Certificate", "ends at %s",
+                             format_timestamp(stamp, sizeof(stamp),
+                                              get_number(o, "certificateEndsUSec")));
+        if (get_text(o, "certificateProblem"))
+                print_field("Certificate problem", get_text(o, "certificateProblem"));
 }
 
 static void print_trouble(struct json_object *o) {

@@ -32,6 +32,7 @@
 #define MSG_THROTTLED "5ab9e0b6e8a34cd3a9a1f1d1a30a8c25"
 #define MSG_QUOTA "5ab9e0b6e8a34cd3a9a1f1d1a30a8c26"
 #define MSG_KEY_REFUSED "5ab9e0b6e8a34cd3a9a1f1d1a30a8c27"
+#define MSG_CERTIFICATE_ENDS "5ab9e0b6e8a34cd3a9a1f1d1a30a8c30"
 
 typedef enum LogTarget {
         LOG_TARGET_AUTO, /* journal if stderr is connected to it (JOURNAL_STREAM), else stderr */

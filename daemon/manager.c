@@ -9,6 +9,7 @@
 #include <systemd/sd-event.h>
 
 #include "daemon/credentials.h"
+#include "daemon/credentials-expiry.h"
 #include "daemon/credentials-watch.h"
 #include "daemon/ipc-server.h"
 #include "daemon/log.h"
@@ -32,6 +33,7 @@ struct Manager {
         Outbox *outbox;
         Credentials *credentials;
         CredentialsWatch *credentials_watch;
+        CredentialsExpiry *credentials_expiry;
         Uplink *uplink;
         IpcServer *ipc;
         Watchdog *watchdog;
@@ -162,6 +164,7 @@ static void on_state_changed(void *userdata) {
 
         if (!m->uplink || !m->ipc)
                 return; /* not all is there yet; manager_new() tells the first state */
+        credentials_expiry_look(m->credentials_expiry); /* the uplink reads them after a refusal */
         if (!credentials_problem(m->credentials))
                 ipc_server_set_topic_prefix_size(m->ipc,
                                                  strlen(credentials_topic_prefix(m->credentials)));
@@ -196,6 +199,7 @@ static bool reload_credentials(Manager *m) {
                 return false;
         log_notice("Credentials have changed, connecting anew");
         uplink_credentials_changed(m->uplink);
+        credentials_expiry_look(m->credentials_expiry);
         return true;
 }
 
@@ -263,6 +267,9 @@ static int start_uplink(Manager *m) {
                 return log_error_errno(-ENOMEM, "Cannot start the uplink: %m");
         }
         options.memory_file = memory_file;
+        r = credentials_expiry_new(m->event, m->credentials, &m->credentials_expiry);
+        if (r < 0)
+                return log_error_errno(r, "Cannot watch the end of the certificate: %m");
         r = uplink_new(m->event, m->outbox, m->credentials, &options, &events, &m->uplink);
         if (r >= 0)
                 r = uplink_start(m->uplink);
@@ -461,6 +468,7 @@ Manager *manager_free(Manager *m) {
         m->watchdog = watchdog_free(m->watchdog);
         m->ipc = ipc_server_free(m->ipc);
         m->credentials_watch = credentials_watch_free(m->credentials_watch);
+        m->credentials_expiry = credentials_expiry_free(m->credentials_expiry);
         m->uplink = uplink_free(m->uplink);
         m->credentials = credentials_free(m->credentials);
         sd_event_source_disable_unref(m->outbox_source);

@@ -141,6 +141,19 @@ static int add_outbox(struct json_object *o, const OutboxStats *s) {
         return r < 0 ? r : json_add_u64(outbox, "deadLetters", s->n_dead_letters);
 }
 
+static int add_keys(struct json_object *o, const UplinkStatus *u) {
+        int r = json_add_string(o, "key", u->key);
+
+        if (r >= 0 && u->key)
+                r = json_add_bool(o, "otherKeyRefused", u->other_key_refused);
+        if (r >= 0)
+                r = add_usec(o, "certificateEndsUSec", u->certificate_ends_realtime_usec,
+                             /* zero_is_none= */ true);
+        if (r >= 0 && *u->certificate_problem)
+                r = json_add_string(o, "certificateProblem", u->certificate_problem);
+        return r;
+}
+
 int status_to_json(const OutboxStats *outbox, const UplinkStatus *uplink,
                    usec_t started_realtime_usec, struct json_object **ret) {
         _cleanup_json_ struct json_object *o = json_object_new_object();
@@ -160,9 +173,7 @@ int status_to_json(const OutboxStats *outbox, const UplinkStatus *uplink,
         if (r >= 0)
                 r = add_retry(o, uplink);
         if (r >= 0)
-                r = json_add_string(o, "key", uplink->key);
-        if (r >= 0 && uplink->key)
-                r = json_add_bool(o, "otherKeyRefused", uplink->other_key_refused);
+                r = add_keys(o, uplink);
         if (r >= 0)
                 r = json_add_u64(o, "sendWindow", uplink->window);
         if (r >= 0)
@@ -222,5 +233,6 @@ void status_to_line(const OutboxStats *outbox, const UplinkStatus *uplink, char 
                         outbox->disk_error < 0     ? ", disk error" :
                         outbox->is_full            ? ", outbox full" :
                         disk_busy_usec(outbox) > 0 ? ", disk busy" :
+                        *uplink->certificate_problem ? ", certificate to be replaced" :
                                                      "");
 }

@@ -813,6 +813,16 @@ void uplink_stop(Uplink *u, usec_t timeout_usec) {
         pump(u);
 }
 
+static void get_certificate_status(Uplink *u, UplinkStatus *ret) {
+        const ClientCertificate *c = credentials_certificate(u->credentials);
+
+        if (!c)
+                return;
+        ret->certificate_ends_realtime_usec = client_certificate_ends_usec(c);
+        (void) client_certificate_age(c, now_usec(CLOCK_REALTIME), ret->certificate_problem,
+                                      sizeof(ret->certificate_problem));
+}
+
 void uplink_get_status(Uplink *u, UplinkStatus *ret) {
         const UplinkMachine *m = &u->logic.machine;
         const UplinkTrouble *t = &u->logic.trouble;
@@ -843,6 +853,7 @@ void uplink_get_status(Uplink *u, UplinkStatus *ret) {
                 ret->trouble_usec = now - t->since_usec;
                 ret->trouble_tries = t->n_tries;
         }
+        get_certificate_status(u, ret);
         if (u->link)
                 ret->busy_since_boottime_usec = uplink_mosquitto_busy_since(u->link);
 }

@@ -39,6 +39,8 @@ typedef struct UplinkStatus {
         const char *key; /* "primary" or "secondary": in use or to be tried next; NULL: there is one
                             only */
         bool other_key_refused;       /* the hub refused the other one since they were read */
+        usec_t certificate_ends_realtime_usec; /* the device's own; 0: it has none */
+        char certificate_problem[384]; /* that it ends soon, has ended or is not valid yet; or "" */
         unsigned window;              /* messages that may be in flight now */
         UplinkErrorClass trouble;     /* NONE: there is none now */
         usec_t trouble_usec;          /* how long it has lasted */

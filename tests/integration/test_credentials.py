@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Goal: new credentials are taken while the daemon runs, bad ones are named and stop neither it nor what it holds
 (promises P6, P7). Real daemon, real emulator; files are replaced as an administrator would."""
+import calendar
 import contextlib
 import hashlib
 import os
@@ -9,6 +10,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 
 import harness
 from harness import Daemon, Hub, InBackground, Setup, compare, test, wait_until
@@ -139,8 +141,8 @@ def make_pair(folder, name, passphrase=None):
     return pair
 
 
-def make_ended_pair(folder, name):
-    """As make_pair(), and its time is over."""
+def make_dated_pair(folder, name, begins, ends):
+    """As make_pair(), valid between two times such as 20200101000000Z."""
     pair = make_pair(folder, name)
     ca = os.path.join(folder, f"{name}.ca")
     os.mkdir(ca)
@@ -154,7 +156,7 @@ def make_ended_pair(folder, name):
     openssl("req", "-new", "-key", pair[1], "-subj", f"/CN={name}", "-out", os.path.join(ca, "request"))
     openssl(
         "ca", "-batch", "-config", "conf", "-selfsign", "-keyfile", pair[1], "-in", "request", "-notext",
-        "-startdate", "20200101000000Z", "-enddate", "20210101000000Z", "-out", pair[0], cwd=ca,
+        "-startdate", begins, "-enddate", ends, "-out", pair[0], cwd=ca,
     )  # fmt: skip
     return pair
 
@@ -251,13 +253,34 @@ def a_certificate_that_the_registry_does_not_know_is_refused_and_the_right_one_h
 @test
 def a_certificate_whose_time_is_over_is_named_when_the_hub_refuses(folder):
     with Hub(folder) as hub:
-        ended, right = make_ended_pair(folder, "ended"), make_pair(folder, "right")
+        ended, right = make_dated_pair(folder, "ended", "20200101000000Z", "20210101000000Z"), make_pair(folder, "right")
         string = register(hub, right[0])
         with x509_daemon(folder, hub, string, ended) as d:
             wait_until(lambda: d.status()["retry"].get("lastErrorClass") == "certificate", "the certificate is blamed")
             retry = d.status()["retry"]
             assert "ended at 2021-01-01T00:00:00.000Z" in retry["lastError"], retry
             assert f"{folder}/ended.pem" in retry["lastError"], retry
+
+
+@test
+def the_end_of_a_certificate_is_told_ahead_and_its_renewal_heals_it(folder):
+    ends = time.gmtime(time.time() + 10 * 86400)
+    with Hub(folder) as hub:
+        pair = make_dated_pair(folder, "old", "20200101000000Z", time.strftime("%Y%m%d%H%M%SZ", ends))
+        fresh = make_pair(folder, "new")
+        string = register(hub, pair[0], fresh[0])
+        with x509_daemon(folder, hub, string, pair) as d:
+            d.wait_connected()
+            status = d.status()
+            assert status["certificateEndsUSec"] == calendar.timegm(ends) * 1000000, status
+            assert "ends in 9d 23h" in status["certificateProblem"], status
+            assert "ends in 9d 23h" in d.ctl("status").stdout
+            assert d.log().count("ends in 9d 23h") == 1, d.log()
+            assert any("certificate to be replaced" in m for m in d.notify.read()), d.notify.messages
+            replace(pair[0], fresh[0])
+            replace(pair[1], fresh[1])
+            wait_until(lambda: "certificateProblem" not in d.status(), "the new one is taken")
+            assert d.status()["certificateEndsUSec"] > calendar.timegm(ends) * 1000000
 
 
 @contextlib.contextmanager

@@ -177,7 +177,8 @@ TEST(a_cut_lets_whole_packets_before_it_pass_and_never_the_end_of_the_one) {
                         assert_error(feed_up(&f, &up, pieces[i], &out), -ECONNABORTED);
                         ck_assert_uint_ge(out.size, cases[c].before);
                         ck_assert_uint_lt(out.size, cases[c].below);
-                        ck_assert_mem_eq(up.data, out.data, out.size);
+                        if (out.size > 0)
+                                ck_assert_mem_eq(up.data, out.data, out.size);
                 }
 }
 

@@ -18,7 +18,9 @@
 #include <openssl/crypto.h>
 
 #include "emulator/hub-access.h"
+#include "emulator/hub-link.h"
 #include "emulator/hub-registry.h"
+#include "emulator/hub-session.h"
 #include "emulator/hub.h"
 #include "lib/hub-topic.h"
 #include "lib/parse-util.h"
@@ -29,11 +31,7 @@
 
 typedef struct Session {
         struct mosquitto *client;
-        char *client_id;
-        char *device_id, *module_id; /* module_id NULL for a device */
-        char *events_prefix;
-        size_t events_prefix_size;
-        uint64_t generation;
+        HubSession hub;
         usec_t ends_usec;
         usec_t activity_usec;
         bool activity_noted;
@@ -41,6 +39,7 @@ typedef struct Session {
 
 typedef struct Plugin {
         Hub *hub;
+        HubLink *link;
         HubRegistry *registry;
         char *secret; /* proves that a CONNECT came through the front */
         usec_t token_grace_usec;
@@ -73,10 +72,7 @@ static const char *shown_id(const char *client_id) {
 static Session *session_free(Session *s) {
         if (!s)
                 return NULL;
-        free(s->client_id);
-        free(s->device_id);
-        free(s->module_id);
-        free(s->events_prefix);
+        hub_session_done(&s->hub);
         free(s);
         return NULL;
 }
@@ -85,23 +81,15 @@ DEFINE_CLEANUP(Session *, session_free);
 static int session_new(struct mosquitto *client, const char *client_id, const HubAdmission *a,
                        usec_t grace_usec, Session **ret) {
         _cleanup_(session_freep) Session *s = NULL;
-        const char *slash = strchr(client_id, '/');
+        int r;
 
         s = malloc(sizeof(*s));
         if (!s)
                 return -ENOMEM;
-        *s = (Session) { .client = client,
-                         .generation = a->generation,
-                         .ends_usec = usec_add(a->expires_usec, grace_usec) };
-
-        s->client_id = strdup(client_id);
-        s->device_id = strndup(client_id, slash ? (size_t) (slash - client_id) : strlen(client_id));
-        s->module_id = slash ? strdup(slash + 1) : NULL;
-        if (!s->client_id || !s->device_id || (slash && !s->module_id) ||
-            hub_topic_telemetry_prefix(s->device_id, s->module_id, &s->events_prefix) < 0)
-                return -ENOMEM;
-        s->events_prefix_size = strlen(s->events_prefix);
-
+        *s = (Session){ .client = client, .ends_usec = usec_add(a->expires_usec, grace_usec) };
+        r = hub_session_init(&s->hub, client_id, a->generation);
+        if (r < 0)
+                return r;
         *ret = TAKE_PTR(s);
         return 0;
 }
@@ -122,7 +110,7 @@ static bool has_session_of(Plugin *p, const char *client_id) {
         lh_foreach (p->sessions, e) {
                 const Session *s = lh_entry_v(e);
 
-                if (streq(s->client_id, client_id))
+                if (streq(s->hub.client_id, client_id))
                         return true;
         }
         return false;
@@ -130,6 +118,7 @@ static bool has_session_of(Plugin *p, const char *client_id) {
 
 static void drop_session(Plugin *p, const struct mosquitto *client) {
         Session *s = find_session(p, client);
+        bool stays;
 
         if (!s)
                 return;
@@ -137,7 +126,10 @@ static void drop_session(Plugin *p, const struct mosquitto *client) {
         p->last = NULL;
         /* The newest connection of an identity wins: it may be here already when the older one
          * ends. */
-        hub_device_note(p->hub, s->client_id, has_session_of(p, s->client_id), s->activity_usec);
+        stays = has_session_of(p, s->hub.client_id);
+        hub_device_note(p->hub, s->hub.client_id, stays, s->activity_usec);
+        if (!stays)
+                hub_link_disconnected(p->link, s->hub.client_id);
         session_free(s);
 }
 
@@ -191,8 +183,10 @@ static int admit(Plugin *p, struct mosquitto *client, const HubCredentials *c,
                 return -ENOMEM;
         }
         p->next_end_usec = MIN(p->next_end_usec, s->ends_usec);
-        hub_device_note(p->hub, s->client_id, true, now);
-        return 0;
+        hub_device_note(p->hub, s->hub.client_id, true, now);
+        hub_link_disconnected(p->link, s->hub.client_id); /* what the older one was asked is void */
+        return hub_link_connected(p->link, s->hub.client_id,
+                                  mosquitto_client_clean_session(client));
 }
 
 static int on_basic_auth(int event, void *data, void *userdata) {
@@ -215,95 +209,39 @@ static int on_basic_auth(int event, void *data, void *userdata) {
         return MOSQ_ERR_AUTH;
 }
 
-/* The filters that a device may have: its own C2D messages, its methods, its twin; a module's
- * inputs. */
-static bool is_own_filter(const Session *s, const char *filter) {
-        static const char *const common[] = {
-                "$iothub/methods/POST/#",
-                "$iothub/twin/res/#",
-                "$iothub/twin/PATCH/properties/desired/#",
-        };
-        const char *rest;
-
-        for (size_t i = 0; i < ELEMENTSOF(common); i++)
-                if (streq(filter, common[i]))
-                        return true;
-
-        rest = startswith(filter, "devices/");
-        if (!rest)
-                return false;
-        /* An embedded SDK of the hub writes + for its own id. */
-        if (startswith(rest, "+/"))
-                rest += 1;
-        else if (strncmp(rest, s->device_id, strlen(s->device_id)) == 0)
-                rest += strlen(s->device_id);
-        else
-                return false;
-        if (!s->module_id)
-                return streq(rest, "/messages/devicebound/#");
-        rest = startswith(rest, "/modules/");
-        if (!rest || strncmp(rest, s->module_id, strlen(s->module_id)) != 0)
-                return false;
-        rest += strlen(s->module_id);
-        return streq(rest, "/#") || streq(rest, "/inputs/#");
-}
-
-/* The bag behind the events topic; NULL when the topic is another. */
-static const char *events_bag(const Session *s, const char *topic, size_t *ret_size) {
-        const char *bag;
-        size_t n;
-
-        if (strncmp(topic, s->events_prefix, s->events_prefix_size) == 0)
-                bag = topic + s->events_prefix_size;
-        else if (strncmp(topic, s->events_prefix, s->events_prefix_size - 1) == 0 &&
-                 topic[s->events_prefix_size - 1] == '\0')
-                /* Without the last slash there is no bag. */
-                bag = topic + s->events_prefix_size - 1;
-        else
-                return NULL;
-
-        n = strlen(bag);
-        if (n > 0 && bag[n - 1] == '/')
-                n--; /* some clients end the topic with a slash */
-        if (memchr(bag, '/', n))
-                return NULL;
-        *ret_size = n;
-        return bag;
+static int cut(const Session *s, const char *reason) {
+        say("%s cut: %s", s->hub.client_id, reason);
+        return MOSQ_ERR_PROTOCOL;
 }
 
 static int on_acl_check(int event, void *data, void *userdata) {
         struct mosquitto_evt_acl_check *e = data;
         Plugin *p = userdata;
         Session *s = find_session(p, e->client);
-        size_t n;
+        HubListen what;
 
         if (!s)
                 return MOSQ_ERR_ACL_DENIED;
 
         switch (e->access) {
         case MOSQ_ACL_WRITE:
-                if (events_bag(s, e->topic, &n))
+                if (hub_session_may_publish(&s->hub, e->topic))
                         return MOSQ_ERR_SUCCESS;
-                say("%s cut: it published to a topic that is not its own events topic",
-                    s->client_id);
-                return MOSQ_ERR_PROTOCOL;
+                return cut(s, "it published to a topic that is not its own");
         case MOSQ_ACL_SUBSCRIBE:
-                if (is_own_filter(s, e->topic))
-                        return MOSQ_ERR_SUCCESS;
-                say("%s cut: it subscribed to what is not its own", s->client_id);
-                return MOSQ_ERR_PROTOCOL;
-        case MOSQ_ACL_UNSUBSCRIBE: return MOSQ_ERR_SUCCESS;
+                if (!hub_session_may_subscribe(&s->hub, e->topic, &what))
+                        return cut(s, "it subscribed to what is not its own");
+                /* Known before the SUBACK; what it brings leaves after it. */
+                hub_link_subscribed(p->link, s->hub.client_id, what);
+                return MOSQ_ERR_SUCCESS;
+        case MOSQ_ACL_UNSUBSCRIBE:
+                if (hub_session_may_subscribe(&s->hub, e->topic, &what))
+                        hub_link_unsubscribed(p->link, s->hub.client_id, what);
+                return MOSQ_ERR_SUCCESS;
         default:
-                /* No device hears another: what the hub has to say goes to one client id. */
+                /* No device hears another. What the hub has to say goes to one client id, past
+                 * this. */
                 return MOSQ_ERR_ACL_DENIED;
-        }
-}
-
-static const char *event_failure(int r) {
-        switch (r) {
-        case -EMSGSIZE: return "the message is over 262144 bytes";
-        case -EINVAL: return "the properties in the topic cannot be decoded";
-        default: return strerror(-r);
         }
 }
 
@@ -311,29 +249,22 @@ static int on_message(int event, void *data, void *userdata) {
         struct mosquitto_evt_message *e = data;
         Plugin *p = userdata;
         Session *s = find_session(p, e->client);
-        HubEvent hub_event;
+        const char *reason;
+        HubPublish publish;
         int r;
 
         if (!s)
                 return MOSQ_ERR_PROTOCOL;
-        hub_event = (HubEvent) { .device_id = s->device_id,
-                                 .module_id = s->module_id,
-                                 .generation = s->generation,
-                                 .enqueued_usec = now_usec(CLOCK_REALTIME),
-                                 .body = e->payload,
-                                 .body_size = e->payloadlen,
-                                 .retain = e->retain };
-        hub_event.bag = events_bag(s, e->topic, &hub_event.bag_size);
-        if (!hub_event.bag)
-                return MOSQ_ERR_PROTOCOL;
-
-        r = hub_event_append(p->hub, &hub_event);
-        if (r < 0) {
-                say("%s cut: %s", s->client_id, event_failure(r));
-                return MOSQ_ERR_PROTOCOL;
-        }
+        publish = (HubPublish){ .topic = e->topic,
+                                .payload = e->payload,
+                                .n = e->payloadlen,
+                                .retain = e->retain,
+                                .now_usec = now_usec(CLOCK_REALTIME) };
+        r = hub_session_publish(&s->hub, p->hub, p->link, &publish, &reason);
+        if (r < 0)
+                return cut(s, reason);
         e->retain = false;
-        s->activity_usec = hub_event.enqueued_usec;
+        s->activity_usec = publish.now_usec;
         s->activity_noted = false;
         return MOSQ_ERR_SUCCESS;
 }
@@ -366,7 +297,7 @@ static void end_sessions(Plugin *p, usec_t now) {
 
         while ((s = find_ended(p, now))) {
                 const struct mosquitto *client = s->client;
-                _cleanup_free_ char *id = strdup(s->client_id);
+                _cleanup_free_ char *id = strdup(s->hub.client_id);
 
                 if (!id)
                         return; /* the next tick tries again */
@@ -386,8 +317,21 @@ static void note_activity(Plugin *p) {
 
                 if (s->activity_noted)
                         continue;
-                hub_device_note(p->hub, s->client_id, true, s->activity_usec);
+                hub_device_note(p->hub, s->hub.client_id, true, s->activity_usec);
                 s->activity_noted = true;
+        }
+}
+
+/* Leaves with the broker's next turn, which is now. */
+static void send_packets(Plugin *p) {
+        HubPacket *packet;
+
+        while ((packet = hub_link_take(p->link))) {
+                /* Without room it is lost, as on a connection that is cut. */
+                (void) mosquitto_broker_publish_copy(packet->client_id, packet->topic,
+                                                     (int) packet->n, packet->payload, /* qos= */ 0,
+                                                     /* retain= */ false, NULL);
+                hub_packet_free(packet);
         }
 }
 
@@ -408,6 +352,8 @@ static int on_tick(int event, void *data, void *userdata) {
                 (void) mosquitto_kick_client_by_clientid(id, /* with_will= */ true);
                 free(id);
         }
+        hub_link_expire(p->link, now_usec(CLOCK_MONOTONIC));
+        send_packets(p);
         if (now >= p->next_end_usec)
                 end_sessions(p, now);
         if (now >= p->next_note_usec || now + NOTE_EVERY_USEC < p->next_note_usec) {
@@ -422,7 +368,10 @@ static Plugin *plugin_free(Plugin *p) {
 
         if (!p)
                 return NULL;
+        if (p->link)
+                hub_link_stop(p->link);
         hub_registry_free(p->registry);
+        hub_link_free(p->link);
         if (p->sessions) {
                 lh_foreach (p->sessions, e)
                         session_free((Session *) lh_entry_v(e));
@@ -441,7 +390,7 @@ typedef struct Options {
 } Options;
 
 static int read_options(const struct mosquitto_opt *options, int n, Options *ret) {
-        *ret = (Options) { .ready_fd = UINT64_MAX };
+        *ret = (Options){ .ready_fd = UINT64_MAX };
         for (int i = 0; i < n; i++) {
                 const char *key = options[i].key, *value = options[i].value;
                 int r = 0;
@@ -469,21 +418,22 @@ static int plugin_new(const Options *o, Plugin **ret) {
         p = malloc(sizeof(*p));
         if (!p)
                 return -ENOMEM;
-        *p = (Plugin) { .token_grace_usec = o->token_grace_sec > USEC_INFINITY / USEC_PER_SEC
-                                                            ? USEC_INFINITY
-                                                            : o->token_grace_sec * USEC_PER_SEC,
-                        .ready_fd = (int) o->ready_fd,
-                        .next_end_usec = USEC_INFINITY };
+        *p = (Plugin){ .token_grace_usec = o->token_grace_sec > USEC_INFINITY / USEC_PER_SEC ?
+                                                           USEC_INFINITY :
+                                                           o->token_grace_sec * USEC_PER_SEC,
+                       .ready_fd = (int) o->ready_fd,
+                       .next_end_usec = USEC_INFINITY };
         p->secret = strdup(o->secret);
         p->sessions = lh_kptr_table_new(64, NULL);
-        if (!p->secret || !p->sessions)
+        p->link = hub_link_new();
+        if (!p->secret || !p->sessions || !p->link)
                 return -ENOMEM;
 
         /* The broker runs in the state folder. */
         r = hub_open(AT_FDCWD, o->host, &p->hub);
         if (r < 0)
                 return r;
-        r = hub_registry_new(p->hub, "registry.sock", &p->registry);
+        r = hub_registry_new(p->hub, p->link, "registry.sock", &p->registry);
         if (r < 0)
                 return r;
 

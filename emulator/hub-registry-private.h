@@ -4,6 +4,7 @@
 
 #include <json-c/json.h>
 
+#include "emulator/hub-link.h"
 #include "emulator/hub.h"
 #include "lib/buffer.h"
 
@@ -15,9 +16,13 @@ typedef struct RegistryCondition {
         uint64_t twin_etag; /* of a twin, likewise */
 } RegistryCondition;
 
+typedef struct RegistryLater RegistryLater;
+
 /* Strings are borrowed; NULL where the request has none. */
 typedef struct RegistryCall {
         Hub *hub;
+        HubLink *link;
+        RegistryLater *later; /* for an answer that has to be waited for */
         const char *device, *module; /* of the path, decoded and checked */
         const Buffer *body;
         const char *top;
@@ -34,6 +39,25 @@ typedef struct RegistryAnswer {
         char *continuation;       /* owned */
         char request_id[37];      /* a UUID */
 } RegistryAnswer;
+
+/* An answer that comes later, from any thread: the handler calls registry_later_begin() before anybody
+ * else knows of it, and returns -EINPROGRESS; then registry_later_end() is called once, with the answer
+ * that has been put in place, or an error. */
+struct RegistryLater {
+        RegistryAnswer answer;
+        int error;
+        void (*begin)(RegistryLater *later);
+        void (*end)(RegistryLater *later);
+};
+
+static inline void registry_later_begin(RegistryLater *later) {
+        later->begin(later);
+}
+
+static inline void registry_later_end(RegistryLater *later, int error) {
+        later->error = error;
+        later->end(later);
+}
 
 void registry_answer_init(RegistryAnswer *a);
 void registry_answer_done(RegistryAnswer *a);
@@ -70,3 +94,6 @@ int registry_delete_identity(const RegistryCall *c, RegistryAnswer *a);
 int registry_count_devices(const RegistryCall *c, RegistryAnswer *a);
 int registry_count_connected(const RegistryCall *c, RegistryAnswer *a);
 int registry_no_job(const RegistryCall *c, RegistryAnswer *a);
+
+/* Calls a method of a device. */
+int registry_invoke(const RegistryCall *c, RegistryAnswer *a);

@@ -23,6 +23,7 @@
 
 struct HubRegistry {
         Hub *hub;
+        HubLink *link;
         struct MHD_Daemon *daemon;
 };
 
@@ -30,11 +31,15 @@ typedef struct Request {
         char *method, *path;
         Buffer body;
         bool too_large;
+        /* While an answer is waited for, the connection is suspended, and so all this stays. */
+        struct MHD_Connection *connection;
+        RegistryLater later;
+        bool is_later;
 } Request;
 
 typedef struct Context {
         struct MHD_Connection *connection;
-        const Request *request;
+        Request *request;
 } Context;
 
 typedef int (*Handler)(const RegistryCall *c, RegistryAnswer *a);
@@ -53,6 +58,8 @@ static const struct {
         { "GET", "/devices/{}/modules/{}", HUB_RIGHT_REGISTRY_READ, registry_get_identity },
         { "PUT", "/devices/{}/modules/{}", HUB_RIGHT_REGISTRY_WRITE, registry_put_identity },
         { "DELETE", "/devices/{}/modules/{}", HUB_RIGHT_REGISTRY_WRITE, registry_delete_identity },
+        { "POST", "/twins/{}/methods", HUB_RIGHT_SERVICE_CONNECT, registry_invoke },
+        { "POST", "/twins/{}/modules/{}/methods", HUB_RIGHT_SERVICE_CONNECT, registry_invoke },
         { "GET", "/statistics/devices", HUB_RIGHT_REGISTRY_READ, registry_count_devices },
         { "GET", "/statistics/service", HUB_RIGHT_REGISTRY_READ, registry_count_connected },
         { "GET", "/jobs/{}", HUB_RIGHT_REGISTRY_READ, registry_no_job },
@@ -158,6 +165,8 @@ static int call_route(HubRegistry *r, const Context *x, size_t i, char *ids[stat
         const char *version = argument(x, "api-version");
         RegistryCall c = {
                 .hub = r->hub,
+                .link = r->link,
+                .later = &x->request->later,
                 .device = ids[0],
                 .module = ids[1],
                 .body = &x->request->body,
@@ -241,19 +250,44 @@ static enum MHD_Result send_answer(struct MHD_Connection *connection, const Regi
         return k;
 }
 
+static void suspend(RegistryLater *later) {
+        Request *q = container_of(later, Request, later);
+
+        q->is_later = true;
+        MHD_suspend_connection(q->connection);
+}
+
+/* on_request() is called anew then. */
+static void resume(RegistryLater *later) {
+        MHD_resume_connection(container_of(later, Request, later)->connection);
+}
+
+static int new_request(struct MHD_Connection *connection, const char *url, const char *method,
+                       void **state) {
+        Request *q = calloc(1, sizeof(*q));
+
+        *state = q; /* on_completed() frees it */
+        if (!q)
+                return -ENOMEM;
+        q->connection = connection;
+        q->later = (RegistryLater) { .begin = suspend, .end = resume };
+        registry_answer_init(&q->later.answer);
+        q->method = strdup(method);
+        q->path = strdup(url);
+        return q->method && q->path ? 0 : -ENOMEM;
+}
+
 static enum MHD_Result on_request(void *userdata, struct MHD_Connection *connection,
                                   const char *url, const char *method, const char *version,
                                   const char *upload, size_t *upload_size, void **state) {
         _cleanup_(registry_answer_done) RegistryAnswer a = { 0 };
         Request *q = *state;
+        int r;
 
-        if (!q) {
-                q = calloc(1, sizeof(*q));
-                *state = q; /* on_completed() frees it */
-                if (!q || !(q->method = strdup(method)) || !(q->path = strdup(url)))
-                        return MHD_NO;
-                return MHD_YES;
-        }
+        if (!q)
+                return new_request(connection, url, method, state) < 0 ? MHD_NO : MHD_YES;
+        if (q->is_later)
+                return q->later.error < 0 ? MHD_NO : send_answer(connection, &q->later.answer);
         if (*upload_size > 0) {
                 q->too_large = q->too_large || *upload_size > BODY_BYTES_MAX - q->body.size;
                 if (!q->too_large && buffer_append(&q->body, upload, *upload_size) < 0)
@@ -262,7 +296,10 @@ static enum MHD_Result on_request(void *userdata, struct MHD_Connection *connect
                 return MHD_YES;
         }
         registry_answer_init(&a);
-        if (handle(userdata, &(Context) { connection, q }, &a) < 0)
+        r = handle(userdata, &(Context) { connection, q }, &a);
+        if (r == -EINPROGRESS)
+                return MHD_YES;
+        if (r < 0)
                 return MHD_NO; /* out of memory: the connection closes */
         return send_answer(connection, &a);
 }
@@ -276,6 +313,7 @@ static void on_completed(void *userdata, struct MHD_Connection *connection, void
         if (q->body.data)
                 explicit_bzero(q->body.data, q->body.size); /* it may hold keys */
         buffer_done(&q->body);
+        registry_answer_done(&q->later.answer);
         free(q->method);
         free(q->path);
         free(q);
@@ -306,7 +344,7 @@ static int listen_unix(const char *path) {
         return TAKE_FD(fd);
 }
 
-int hub_registry_new(Hub *hub, const char *path, HubRegistry **ret) {
+int hub_registry_new(Hub *hub, HubLink *link, const char *path, HubRegistry **ret) {
         _cleanup_close_ int fd = -EBADF;
         HubRegistry *r;
         sigset_t all, old;
@@ -318,11 +356,13 @@ int hub_registry_new(Hub *hub, const char *path, HubRegistry **ret) {
         if (!r)
                 return -ENOMEM;
         r->hub = hub;
+        r->link = link;
 
         /* Signals belong to the broker's thread. */
         (void) sigfillset(&all);
         (void) pthread_sigmask(SIG_SETMASK, &all, &old); /* with valid arguments it cannot fail */
-        r->daemon = MHD_start_daemon(MHD_USE_EPOLL_INTERNAL_THREAD, 0, NULL, NULL, on_request, r,
+        r->daemon = MHD_start_daemon(MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME, 0, NULL,
+                                     NULL, on_request, r,
                                      MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_NOTIFY_COMPLETED,
                                      on_completed, NULL, MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes,
                                      NULL, MHD_OPTION_CONNECTION_LIMIT, CONNECTIONS_MAX,

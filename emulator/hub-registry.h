@@ -2,12 +2,15 @@
  * listens on a local socket. Calls and errors: docs/emulator.md, "Registry". */
 #pragma once
 
+#include "emulator/hub-link.h"
 #include "emulator/hub.h"
 #include "lib/macro.h"
 
 typedef struct HubRegistry HubRegistry;
 
-/* Serves hub (borrowed until hub_registry_free()) on a unix socket at path, whose leftover is
+/* Serves hub and link (borrowed until hub_registry_free()) on a unix socket at path, whose leftover is
  * replaced. 0, -ENOMEM or -errno. */
-int hub_registry_new(Hub *hub, const char *path, HubRegistry **ret);
+int hub_registry_new(Hub *hub, HubLink *link, const char *path, HubRegistry **ret);
+
+/* After hub_link_stop(): no answer may be waited for. */
 HubRegistry *hub_registry_free(HubRegistry *r);

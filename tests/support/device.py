@@ -60,17 +60,36 @@ class Mqtt:
     def receive(self):
         """(kind, body) of the next packet; None when the hub has cut the connection."""
         while True:
-            if len(self.buffer) >= 2 and len(self.buffer) >= 2 + self.buffer[1]:
-                n = 2 + self.buffer[1]  # what the hub sends here is short
-                packet, self.buffer = self.buffer[:n], self.buffer[n:]
-                return packet[0], packet[2:]
+            packet = self._take()
+            if packet:
+                return packet
             try:
-                data = self.socket.recv(4096)
+                data = self.socket.recv(65536)
             except (ConnectionResetError, ssl.SSLEOFError, BrokenPipeError):
                 return None
             if not data:
                 return None
             self.buffer += data
+
+    def _take(self):
+        """The next whole packet of the buffer."""
+        length = 0
+        for i, digit in enumerate(self.buffer[1:5]):
+            length |= (digit & 127) << 7 * i
+            if digit < 128:
+                end = 2 + i + length
+                if len(self.buffer) < end:
+                    return None
+                packet, self.buffer = self.buffer[:end], self.buffer[end:]
+                return packet[0], packet[2 + i:]
+        return None
+
+    def receive_message(self):
+        """(topic, body) of the next packet, which must be a PUBLISH of QoS 0."""
+        kind, body = self.receive()
+        assert kind == 0x30, (kind, body)
+        n = int.from_bytes(body[:2], "big")
+        return body[2:2 + n].decode(), body[2 + n:]
 
     def connect(self, client_id, password=None, user=None, level=4, clean=False, keep_alive=60):
         flags = (2 if clean else 0) | 0x80 | (0x40 if password is not None else 0)

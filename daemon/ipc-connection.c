@@ -70,6 +70,7 @@ IpcConnection *ipc_connection_free(IpcConnection *c) {
         sd_event_source_disable_unref(c->io);
         (void) safe_close(c->fd);
         json_object_put(c->held);
+        varlink_list_done(&c->held_list);
         varlink_reader_done(&c->reader);
         buffer_done(&c->out);
         free(c);
@@ -286,6 +287,8 @@ static int run_held(IpcConnection *c) {
         int r;
 
         r = varlink_call_parse(c->held, &v);
+        if (r >= 0 && c->held_list.text)
+                v.list = &c->held_list;
         too_large = r >= 0 && is_too_large(c, &v);
         if (r >= 0 && must_be_alone(c, &v) && !too_large) {
                 c->blocked = true; /* the last of the others schedules the connection */
@@ -323,6 +326,7 @@ static int run_held(IpcConnection *c) {
                 }
         }
         json_object_put(c->held);
+        varlink_list_done(&c->held_list);
         c->held = NULL;
         c->held_size = 0;
         return 0;
@@ -353,7 +357,7 @@ static int next_message(IpcConnection *c) {
                 connection_wait(c, hold);
                 return -EAGAIN;
         }
-        r = varlink_reader_next(&c->reader, &c->held, &size, &reason);
+        r = varlink_reader_next_split(&c->reader, "messages", &c->held, &c->held_list, &size, &reason);
         if (r >= 0) {
                 c->held_size = size;
                 return r;

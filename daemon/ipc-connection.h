@@ -64,7 +64,8 @@ struct IpcConnection {
         uint32_t io_events;
 
         VarlinkReader reader;
-        struct json_object *held; /* the next call, which cannot be run yet */
+        struct json_object *held; /* the next call, which cannot be run yet ... */
+        VarlinkList held_list;    /* ... and the list that was split off it */
         size_t held_size;
         Buffer out;
         size_t out_offset;

@@ -1,7 +1,7 @@
 /* Send is the hot path: a message costs one walk over its fields, one check, one encoded bag and no
  * allocation of its own. Texts are borrowed from the parsed call, bags and decoded bodies of a call
  * lie one behind the other in two buffers, so offsets are turned into pointers only when the last
- * message is in. */
+ * message is in. Of a long list only a group at a time is parsed, so its texts are copied. */
 #include "daemon/ipc-method.h"
 
 #include "iothubd-varlink-text.h"
@@ -120,7 +120,9 @@ void ipc_method_refuse(IpcCall *call, int r, const char *reason) {
 typedef struct SendBatch {
         OutboxMessage *messages;
         size_t n_messages;
-        Buffer bags, bodies; /* bodies: those that came as base64 */
+        Buffer bags, bodies; /* bodies: those that came as base64 ... */
+        bool keeps_texts;    /* ... or all, because what was parsed goes before the batch */
+        Buffer ids;          /* then, each with its NUL */
         Property properties[VARLINK_KEYS_MAX];
         usec_t now_usec; /* the default creation time; USEC_INFINITY: the clock cannot be trusted */
         size_t topic_prefix_size;
@@ -133,6 +135,7 @@ static void send_batch_done(SendBatch *b) {
         free(b->messages);
         buffer_done(&b->bags);
         buffer_done(&b->bodies);
+        buffer_done(&b->ids);
         free(b->error_field_made);
 }
 
@@ -262,6 +265,18 @@ static int get_field(SendBatch *b, const char *name, struct json_object *v, HubM
         return refuse_field(b, name, "no field of a message");
 }
 
+/* Copies what is borrowed. send_batch_finish() knows by the pointers which message has what. */
+static int keep_texts(SendBatch *b, OutboxMessage *m, const HubMessage *h) {
+        int r = 0;
+
+        if (m->body)
+                r = buffer_append(&b->bodies, h->body, h->body_size);
+        m->body = NULL;
+        if (r >= 0 && h->message_id)
+                r = buffer_append(&b->ids, h->message_id, strlen(h->message_id) + 1);
+        return r;
+}
+
 /* Checks one message and adds it. 0, -EINVAL or -EMSGSIZE with the field and reason in b, or
  * -ENOMEM. */
 static int send_batch_add(SendBatch *b, struct json_object *o) {
@@ -297,6 +312,9 @@ static int send_batch_add(SendBatch *b, struct json_object *o) {
         m->message_id = h.message_id;
         m->body_size = h.body_size;
         m->bag_size = b->bags.size - bag_offset;
+        r = b->keeps_texts ? keep_texts(b, m, &h) : 0;
+        if (r < 0)
+                return r;
         b->n_messages++;
         return 0;
 }
@@ -304,12 +322,17 @@ static int send_batch_add(SendBatch *b, struct json_object *o) {
 /* The buffers grow no more: offsets become pointers. */
 static void send_batch_finish(SendBatch *b) {
         const uint8_t *bag = b->bags.data, *body = b->bodies.data;
+        const char *id = (const char *) b->ids.data;
 
         for (size_t i = 0; i < b->n_messages; i++) {
                 OutboxMessage *m = &b->messages[i];
 
                 m->bag = (const char *) bag;
                 bag += m->bag_size;
+                if (b->keeps_texts && m->message_id) {
+                        m->message_id = id;
+                        id += strlen(id) + 1;
+                }
                 if (m->body || m->body_size == 0)
                         continue;
                 m->body = body;
@@ -328,30 +351,58 @@ static void invalid_message(IpcCall *call, const SendBatch *b, size_t index, int
                        o);
 }
 
-/* Fills b from the array. 0, or the call was answered: -errno. */
-static int send_batch_fill(IpcServer *s, IpcCall *call, SendBatch *b, struct json_object *array,
-                           bool one_lane) {
+/* Adds the messages of an array. As send_batch_add(), but a faulty message was answered already. */
+static int send_batch_add_array(IpcCall *call, SendBatch *b, struct json_object *array, bool one_lane) {
         size_t n = json_object_array_length(array);
+
+        for (size_t i = 0; i < n; i++) {
+                size_t index = b->n_messages;
+                int r;
+
+                r = send_batch_add(b, json_object_array_get_idx(array, i));
+                if (r >= 0 && one_lane && b->messages[index].lane != b->messages[0].lane)
+                        r = refuse_field(b, "lane", "must be the same in all messages of a stream");
+                if (r == -EINVAL || r == -EMSGSIZE)
+                        invalid_message(call, b, index, r);
+                if (r < 0)
+                        return r;
+        }
+        return 0;
+}
+
+static int send_batch_add_list(IpcCall *call, SendBatch *b, const VarlinkList *list, bool one_lane) {
+        int r;
+
+        b->keeps_texts = true;
+        r = buffer_reserve(&b->bodies, list->ends[list->n_groups - 1]); /* all bodies at most: it never moves */
+        for (size_t i = 0; i < list->n_groups && r >= 0; i++) {
+                _cleanup_json_ struct json_object *array = NULL;
+
+                r = varlink_list_group(list, i, &array);
+                if (r >= 0)
+                        r = send_batch_add_array(call, b, array, one_lane);
+        }
+        return r;
+}
+
+/* Fills b from the array or, where there is one, the list. 0, or the call was answered: -errno. */
+static int send_batch_fill(IpcServer *s, IpcCall *call, SendBatch *b, struct json_object *array,
+                           const VarlinkList *list, bool one_lane) {
+        size_t n = list ? list->n_items : json_object_array_length(array);
         usec_t now = now_usec(CLOCK_REALTIME);
-        int r = 0;
+        int r;
 
         b->now_usec = now >= CLOCK_PLAUSIBLE_USEC ? now : USEC_INFINITY;
         b->topic_prefix_size = s->topic_prefix_size;
         b->messages = reallocarray(NULL, n, sizeof(*b->messages));
         if (!b->messages)
                 r = -ENOMEM;
-        for (size_t i = 0; i < n && r >= 0; i++) {
-                r = send_batch_add(b, json_object_array_get_idx(array, i));
-                if (r >= 0 && one_lane && b->messages[i].lane != b->messages[0].lane)
-                        r = refuse_field(b, "lane", "must be the same in all messages of a stream");
-                if (r == -EINVAL || r == -EMSGSIZE) {
-                        invalid_message(call, b, i, r);
-                        return r;
-                }
-        }
-        if (r < 0)
-                ipc_call_error_errno(s, call, r, 0);
         else
+                r = list ? send_batch_add_list(call, b, list, one_lane) :
+                           send_batch_add_array(call, b, array, one_lane);
+        if (r == -ENOMEM)
+                ipc_call_error_errno(s, call, r, 0);
+        else if (r >= 0)
                 send_batch_finish(b);
         return r;
 }
@@ -434,7 +485,8 @@ static int method_send(IpcServer *s, IpcCall *call, const VarlinkCall *v) {
 
         b.messages = NULL;
         b.n_messages = 0;
-        b.bags = b.bodies = (Buffer){};
+        b.bags = b.bodies = b.ids = (Buffer){};
+        b.keeps_texts = false;
         b.error_field = b.error_reason = b.error_field_made = NULL;
 
         if (s->shutting_down) {
@@ -454,11 +506,11 @@ static int method_send(IpcServer *s, IpcCall *call, const VarlinkCall *v) {
                 invalid_parameter(call, "messages");
                 return 0;
         }
-        if (json_object_array_length(array) == 0) {
+        if (!v->list && json_object_array_length(array) == 0) {
                 ipc_call_reply_text(call, "\"duplicates\":0", false);
                 return 0;
         }
-        if (send_batch_fill(s, call, &b, array, has_stream) < 0)
+        if (send_batch_fill(s, call, &b, array, v->list, has_stream) < 0)
                 return 0;
         return send_append(s, call, &b, has_stream ? &stream : NULL);
 }

@@ -28,6 +28,11 @@ typedef struct Checker {
         size_t n_keys; /* of all open objects; an object's are dropped when it ends */
         size_t n_collisions;
         const char *reason;
+        const char *field; /* of the parameters, whose list may be split off, or NULL */
+        bool in_parameters;
+        const char *list; /* its items, behind the bracket; NULL: none was met */
+        size_t n_items, n_groups;
+        uint32_t group_ends[VARLINK_GROUPS_MAX];
         Key keys[VARLINK_KEYS_MAX + 64U];
 } Checker;
 
@@ -370,6 +375,60 @@ static int check_separator(Checker *c, char close, const char *reason) {
         return 0;
 }
 
+/* The value of the field that may be split off, if it is a list: as check_value(), and notes where groups end. */
+static int check_list(Checker *c, const char *end) {
+        size_t start = c->n_elements;
+        int r;
+
+        skip_space(c);
+        if (*c->p != '[')
+                return check_value(c, end);
+        r = count(c, 1);
+        if (r < 0)
+                return r;
+        c->list = ++c->p;
+        c->depth++;
+        skip_space(c);
+        r = *c->p != ']';
+        while (r > 0) {
+                const char *item_end;
+
+                r = check_value(c, end);
+                if (r < 0)
+                        return r;
+                c->n_items++;
+                item_end = c->p;
+                r = check_separator(c, ']', "array without end");
+                if (r == 0 || c->n_elements - start >= VARLINK_GROUP_ELEMENTS) {
+                        c->group_ends[c->n_groups++] = (uint32_t) (item_end - c->list);
+                        start = c->n_elements;
+                }
+        }
+        if (c->n_items == 0)
+                c->p++;
+        c->depth--;
+        return r;
+}
+
+static bool key_is(const Key *key, const char *name) {
+        return key_equal(key, &(Key) { .text = name, .size = (uint32_t) strlen(name) });
+}
+
+/* The value of the key that was read last. */
+static int check_field(Checker *c, const char *end) {
+        const Key *key = &c->keys[c->n_keys - 1];
+        int r;
+
+        if (!c->field || c->depth > 2)
+                return check_value(c, end);
+        if (c->depth == 2)
+                return c->in_parameters && key_is(key, c->field) ? check_list(c, end) : check_value(c, end);
+        c->in_parameters = key_is(key, "parameters");
+        r = check_value(c, end);
+        c->in_parameters = false;
+        return r;
+}
+
 static int check_object(Checker *c, const char *end) {
         size_t first_key = c->n_keys;
         int r;
@@ -389,7 +448,7 @@ static int check_object(Checker *c, const char *end) {
                 r = check_key(c, end, first_key);
                 if (r < 0)
                         return r;
-                r = check_value(c, end);
+                r = check_field(c, end);
                 if (r < 0)
                         return r;
                 r = check_separator(c, '}', "object without end");
@@ -442,25 +501,34 @@ static int check_value(Checker *c, const char *end) {
         }
 }
 
-int varlink_frame_check(const char *data, size_t n, const char **reterr_reason) {
-        Checker c; /* keys stay unset: 17 KiB not to be cleared for each message */
+static int check_frame(Checker *c, const char *data, size_t n, const char *field, const char **reterr_reason) {
         int r;
 
         assert(data[n] == 0);
 
-        c.p = data;
-        c.n_elements = c.depth = c.n_keys = c.n_collisions = 0;
-        c.reason = NULL;
-        skip_space(&c);
-        r = *c.p == '{' ? check_value(&c, data + n) : bad(&c, "not a JSON object");
+        c->p = data;
+        c->n_elements = c->depth = c->n_keys = c->n_collisions = 0;
+        c->reason = NULL;
+        c->field = field;
+        c->in_parameters = false;
+        c->list = NULL;
+        c->n_items = c->n_groups = 0;
+        skip_space(c);
+        r = *c->p == '{' ? check_value(c, data + n) : bad(c, "not a JSON object");
         if (r >= 0) {
-                skip_space(&c);
-                if (c.p != data + n)
-                        r = bad(&c, "text behind the object");
+                skip_space(c);
+                if (c->p != data + n)
+                        r = bad(c, "text behind the object");
         }
         if (r < 0 && reterr_reason)
-                *reterr_reason = c.reason;
+                *reterr_reason = c->reason;
         return r;
+}
+
+int varlink_frame_check(const char *data, size_t n, const char **reterr_reason) {
+        Checker c; /* keys stay unset: 17 KiB not to be cleared for each message */
+
+        return check_frame(&c, data, n, NULL, reterr_reason);
 }
 
 void varlink_reader_done(VarlinkReader *r) {
@@ -537,46 +605,101 @@ static void consume_frame(VarlinkReader *r) {
                 buffer_done(&r->buffer);
 }
 
-static int parse_checked(const char *data, size_t n, struct json_object **ret,
-                         const char **reterr_reason) {
+typedef struct Piece {
+        const char *text;
+        size_t size;
+} Piece;
+
+/* Text that was checked, in pieces. NULL: no memory, or the library has a narrower idea of JSON; fuzz-varlink-wire holds
+ * it to there being no such text. */
+static struct json_object *parse_pieces(const Piece *pieces, size_t n) {
+        struct json_object *o = NULL;
         struct json_tokener *t;
-        struct json_object *o;
 
         /* json-c counts the level of a scalar inside the innermost bracket, too. */
         t = json_tokener_new_ex(VARLINK_DEPTH_MAX + 2);
         if (!t)
-                return -ENOMEM;
-        o = json_tokener_parse_ex(t, data, (int) n);
+                return NULL;
+        for (size_t i = 0; i < n && !o; i++) {
+                o = json_tokener_parse_ex(t, pieces[i].text, (int) pieces[i].size);
+                if (!o && json_tokener_get_error(t) != json_tokener_continue)
+                        break;
+        }
         json_tokener_free(t);
-        if (!o) {
-                /* The text is good JSON, so this is memory or a narrower idea of JSON;
-                 * fuzz-varlink-wire holds json-c to there being none. As an error of the frame it
-                 * cannot be met for ever. */
-                if (reterr_reason)
-                        *reterr_reason = "the JSON library refuses the text";
+        return o;
+}
+
+void varlink_list_done(VarlinkList *l) {
+        free(l->text);
+        *l = (VarlinkList) {};
+}
+
+int varlink_list_group(const VarlinkList *l, size_t i, struct json_object **ret) {
+        const char *start = l->text, *end = l->text + l->ends[i];
+
+        if (i > 0)
+                start += l->ends[i - 1] + strcspn(l->text + l->ends[i - 1], ",") + 1;
+        *ret = parse_pieces((const Piece[]) { { "[", 1 }, { start, (size_t) (end - start) }, { "]", 1 } }, 3);
+        return *ret ? 0 : -ENOMEM;
+}
+
+/* Parses the message without its list. */
+static int parse_split(const Checker *c, const char *data, size_t n, struct json_object **ret, VarlinkList *ret_list) {
+        size_t size = c->group_ends[c->n_groups - 1];
+        VarlinkList list = { .n_items = c->n_items, .n_groups = c->n_groups };
+        const char *rest = c->list + size;
+
+        memcpy(list.ends, c->group_ends, c->n_groups * sizeof(*list.ends));
+        list.text = strndup(c->list, size);
+        if (!list.text)
+                return -ENOMEM;
+        *ret = parse_pieces((const Piece[]) { { data, (size_t) (c->list - data) }, { rest, (size_t) (data + n - rest) } }, 2);
+        if (!*ret) {
+                varlink_list_done(&list);
                 return -EBADMSG;
         }
-        *ret = o;
+        *ret_list = list;
         return 0;
 }
 
-int varlink_reader_next(VarlinkReader *r, struct json_object **ret, size_t *ret_size,
-                        const char **reterr_reason) {
+int varlink_reader_next_split(VarlinkReader *r, const char *field, struct json_object **ret,
+                              VarlinkList *ret_list, size_t *ret_size,
+                              const char **reterr_reason) {
+        struct json_object *o = NULL;
+        VarlinkList list = {};
         const char *data;
+        Checker c; /* mostly left unset, see varlink_frame_check() */
         size_t n;
         int error;
 
         if (!varlink_reader_peek(r, &data, &n))
                 return 0;
-        error = varlink_frame_check(data, n, reterr_reason);
-        if (error >= 0)
-                error = parse_checked(data, n, ret, reterr_reason);
+        error = check_frame(&c, data, n, field, reterr_reason);
+        if (error >= 0 && c.n_groups > 1)
+                error = parse_split(&c, data, n, &o, &list);
+        else if (error >= 0) {
+                o = parse_pieces(&(Piece) { data, n }, 1);
+                error = o ? 0 : -EBADMSG;
+        }
         if (error == -ENOMEM)
                 return error;
+        /* As an error of the frame it cannot be met for ever. */
+        if (error == -EBADMSG && !c.reason && reterr_reason)
+                *reterr_reason = "the JSON library refuses the text";
         if (ret_size)
                 *ret_size = n + 1;
         consume_frame(r);
-        return error < 0 ? error : 1;
+        if (error < 0)
+                return error;
+        *ret = o;
+        if (ret_list)
+                *ret_list = list;
+        return 1;
+}
+
+int varlink_reader_next(VarlinkReader *r, struct json_object **ret, size_t *ret_size,
+                        const char **reterr_reason) {
+        return varlink_reader_next_split(r, NULL, ret, NULL, ret_size, reterr_reason);
 }
 
 int varlink_call_parse(struct json_object *message, VarlinkCall *ret) {

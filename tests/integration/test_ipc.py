@@ -11,9 +11,10 @@ import signal
 import socket
 import stat
 import subprocess
+import threading
 
 import harness
-from harness import INSTRUMENTED, IOTHUBD, Daemon, Skip, Varlink, VarlinkError, test, wait_until
+from harness import INSTRUMENTED, IOTHUBD, Daemon, Setup, Skip, Varlink, VarlinkError, test, wait_until
 
 SEND = "io.iothubd.Send"
 NOBODY = 65534
@@ -231,6 +232,45 @@ def bodies_come_as_text_or_base64(folder):
 
 
 @test
+def a_long_call_is_taken_like_many_short_ones(folder):
+    """Some thousand messages in one call, with all kinds of fields; a faulty one is named by its place."""
+    def make(i):
+        body = {"bodyBase64": base64.b64encode(b"\xff%d" % i).decode()} if i % 3 == 0 else {"body": f"{i} ],{{"} if i % 7 else {}
+        more = {"messageId": f"id-{i}"} if i % 2 else {}
+        return {**body, **more, "properties": {"n": str(i)}, "lane": ("normal", "urgent")[i % 5 == 0]}
+
+    with Setup(folder) as s, Varlink(s.daemon.socket) as v:
+        s.hub.events.keep = []
+        messages = [make(i) for i in range(1500)]
+        for place in (0, 1, 73, 74, 800, 1499):
+            faulty = [*messages[:place], {"body": 1}, *messages[place + 1:]]
+            expect_error(v, SEND, {"messages": faulty}, "io.iothubd.InvalidMessage", index=place, field="body")
+        faulty = [*messages[:1100], {"noField": "x"}]
+        expect_error(v, SEND, {"messages": faulty}, "io.iothubd.InvalidMessage", index=1100, field="noField")
+        stream = {"stream": STREAM, "position": 0}
+        expect_error(v, SEND, {"messages": messages, **stream}, "io.iothubd.InvalidMessage", index=1, field="lane")
+
+        reply = v.call(SEND, {"messages": messages})
+        assert reply == {"first": 1, "last": 1500, "duplicates": 0}, reply
+        of_stream = [m for m in messages if m["lane"] == "normal"]
+        reply = v.call(SEND, {"messages": of_stream, **stream})
+        assert reply["last"] - reply["first"] + 1 == len(of_stream) == 1200, reply
+        reply = v.call(SEND, {"messages": of_stream, **stream})
+        assert reply == {"duplicates": 1200}, reply
+
+        s.daemon.wait_queue_empty()
+        s.hub.events.wait_count(1500 + 600)  # an id that was given is one message to it
+        arrived = {}
+        for event in s.hub.events.keep:
+            body = event["body"].encode() if "body" in event else base64.b64decode(event["bodyBase64"])
+            arrived.setdefault(event["properties"]["n"], set()).add((body, event["systemProperties"]["messageId"]))
+        for i in range(1500):
+            want = b"\xff%d" % i if i % 3 == 0 else b"%d ],{" % i if i % 7 else b""
+            assert {body for body, _ in arrived[str(i)]} == {want}, (i, arrived[str(i)])
+            assert i % 2 == 0 or {mid for _, mid in arrived[str(i)]} == {f"id-{i}"}, (i, arrived[str(i)])
+
+
+@test
 def a_stream_goes_on_after_kill_9_without_loss_or_repeat(folder):
     d = daemon(folder)
     with d:
@@ -428,6 +468,27 @@ def memory_comes_back_after_big_and_hostile_calls(folder):
                                      + b"{}," * 5000 + b"0]}}\0")
                     assert v.receive_raw()["error"] == "io.iothubd.InvalidMessage"
         wait_until(lambda: INSTRUMENTED or d.memory_kib() < 6 << 10, lambda: f"less than 6 MiB, {d.memory_kib()} KiB are in use", 30)
+
+
+@test
+def a_call_of_many_small_messages_takes_little_memory(folder):
+    """At no moment: what the JSON library makes of such a text is forty times as long."""
+    with daemon(folder) as d, Varlink(d.socket) as v:
+        peak_kib, done = d.memory_kib(), threading.Event()
+
+        def watch():
+            nonlocal peak_kib
+            while not done.is_set():
+                peak_kib = max(peak_kib, d.memory_kib())
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        for _ in range(10):
+            v.call(SEND, {"messages": [{"body": "x"}] * 5000})
+        done.set()
+        thread.join()
+        print(f"# RssAnon at most {peak_kib} KiB")
+        harness.check_memory(peak_kib, 4 << 10)
 
 
 @test

@@ -327,6 +327,92 @@ static void drain(VarlinkReader *r, Buffer *log) {
         }
 }
 
+/* Reads text both ways, puts the items of a list that was split off back, and compares. Returns the number of groups. */
+static size_t read_split(const char *text) {
+        _cleanup_(varlink_reader_done) VarlinkReader whole = {}, split = {};
+        _cleanup_json_ struct json_object *want = NULL, *got = NULL;
+        _cleanup_(varlink_list_done) VarlinkList list = {};
+        struct json_object *parameters, *items;
+        size_t n = strlen(text) + 1, size = 0;
+
+        assert_ok(varlink_reader_feed(&whole, text, n));
+        assert_ok(varlink_reader_feed(&split, text, n));
+        ck_assert_int_eq(varlink_reader_next(&whole, &want, NULL, NULL), 1);
+        ck_assert_int_eq(varlink_reader_next_split(&split, "messages", &got, &list, &size, NULL), 1);
+        ck_assert_uint_eq(size, n);
+        ck_assert_int_eq(varlink_reader_next_split(&split, "messages", &got, &list, NULL, NULL), 0);
+        if (list.text) {
+                ck_assert_int_eq(json_get_object(got, "parameters", &parameters), 1);
+                ck_assert_int_eq(json_get_array(parameters, "messages", &items), 1);
+                ck_assert_uint_eq(json_object_array_length(items), 0);
+        }
+        for (size_t i = 0; i < list.n_groups; i++) {
+                _cleanup_json_ struct json_object *group = NULL;
+
+                assert_ok(varlink_list_group(&list, i, &group));
+                ck_assert_uint_gt(json_object_array_length(group), 0);
+                for (size_t k = 0; k < json_object_array_length(group); k++)
+                        ck_assert_int_eq(json_object_array_add(items, json_object_get(json_object_array_get_idx(group, k))), 0);
+        }
+        if (list.text)
+                ck_assert_uint_eq(json_object_array_length(items), list.n_items);
+        ck_assert_msg(json_object_equal(want, got), "%s", text);
+        return list.n_groups;
+}
+
+TEST(a_long_list_is_read_in_groups_and_nothing_is_lost_between_them) {
+        static const char *const items[] = {
+                "1", "\"],[\"", "{\"a\":[\",]}\",{}]}", " {} ", "[ [ ] , [1,2] ]", "null", "-1.5e3\t", "true", "\"\xc3\xa4\"",
+        };
+        static const unsigned counts[] = { 0, 1, 2, 100, 180, 200, 700, 2047, 2048, 2049, 2060, 4096, 4097, 6000 };
+        static const char *const around[][2] = {
+                { "{\"method\":\"a.b\",\"parameters\":{\"messages\":[", "]}}" },
+                { "{\"parameters\" : {\"x\":[1,[2]], \"mess\\u0061ges\" : [ ", " ] ,\"y\":{\"messages\":[3]}}, \"more\":true}" },
+        };
+
+        for (size_t a = 0; a < ELEMENTSOF(around); a++)
+                for (size_t c = 0; c < ELEMENTSOF(counts); c++)
+                        for (size_t only = 0; only <= ELEMENTSOF(items); only++) {
+                                _cleanup_(buffer_done) Buffer text = {};
+
+                                assert_ok(buffer_append_string(&text, around[a][0]));
+                                for (unsigned i = 0; i < counts[c]; i++)
+                                        assert_ok(buffer_appendf(&text, "%s%s", i > 0 ? "," : "",
+                                                                 items[only < ELEMENTSOF(items) ? only : i % only]));
+                                assert_ok(buffer_append_string(&text, around[a][1]));
+                                assert_ok(buffer_append(&text, "", 1));
+                                if (varlink_frame_check((const char *) text.data, text.size - 1, NULL) == -E2BIG)
+                                        continue;
+                                if (read_split((const char *) text.data) == 0)
+                                        ck_assert_uint_le(counts[c], 2048);
+                        }
+}
+
+TEST(a_list_in_another_place_stays_in_the_message) {
+        static const char *const around[][2] = {
+                { "{\"messages\":[", "]}" },
+                { "{\"parameters\":{\"message\":[", "]}}" },
+                { "{\"parameter\":{\"messages\":[", "]}}" },
+                { "{\"parameters\":{\"a\":{\"messages\":[", "]}}}" },
+                { "{\"parameters\":[{\"messages\":[", "]}]}" },
+                { "{\"a\":{\"parameters\":{\"messages\":[", "]}}}" },
+                { "{\"parameters\":{},\"a\":{\"messages\":[", "]}}" },
+        };
+
+        for (size_t a = 0; a < ELEMENTSOF(around); a++) {
+                _cleanup_(buffer_done) Buffer text = {};
+
+                assert_ok(buffer_append_string(&text, around[a][0]));
+                for (unsigned i = 0; i < 5000; i++)
+                        assert_ok(buffer_append_string(&text, i > 0 ? ",1" : "1"));
+                assert_ok(buffer_append_string(&text, around[a][1]));
+                assert_ok(buffer_append(&text, "", 1));
+                ck_assert_uint_eq(read_split((const char *) text.data), 0);
+        }
+        ck_assert_uint_eq(read_split("{\"parameters\":{\"messages\":3}}"), 0);
+        ck_assert_uint_eq(read_split("{\"parameters\":{\"messages\":[ ]}}"), 0);
+}
+
 TEST(bytes_give_the_same_messages_however_they_arrive) {
         static const char stream[] = "{\"method\":\"a.b\"}\0"
                                      "{\"x\":\"\xc3\xa4\\ud83d\\ude00\"}\0"

@@ -22,6 +22,7 @@ import time
 import traceback
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import leaks  # noqa: E402
 from chaos_proxy import ChaosProxy  # noqa: E402
 
 SOURCE = os.environ.get("IOTHUBD_SOURCE") or os.path.dirname(
@@ -134,6 +135,7 @@ def main():
         try:
             arguments = [folder] if inspect.signature(function).parameters else []
             function(*arguments)
+            leaks.check_folder(folder)
             findings = _take_findings()
             if findings:
                 raise AssertionError("valgrind or a sanitizer found something:\n" + "\n".join(findings))
@@ -306,6 +308,9 @@ class Hub:
             ports = dict(re.findall(r"(\w+)\W+(\d+)", f.read()))
         self.mqtt_port = int(ports["mqtt"])
         self.https_port = int(ports["https"])
+        with open(self.login_file, encoding="utf-8") as f:
+            leaks.keep_connection_string(f.read())
+        leaks.keep_private_keys(self.folder)
 
     @staticmethod
     def _drain(stream):
@@ -315,6 +320,7 @@ class Hub:
 
     def stop(self):
         if self.process:
+            leaks.check_processes(self.process.pid)
             stop_process(self.process)
             self.process = None
 
@@ -362,6 +368,7 @@ class Hub:
         self.ctl("device", "create", device)
         path = os.path.join(self.folder, f"{device}.connection-string")
         text = self.ctl("device", "connection-string", device).stdout
+        leaks.keep_connection_string(text)
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as f:
             f.write(text)
         return path
@@ -448,6 +455,9 @@ def iothubctl(*arguments, check=True, **kwargs):
     if "input" not in kwargs:
         kwargs.setdefault("stdin", subprocess.DEVNULL)
     result = subprocess.run([IOTHUBCTL, *arguments], capture_output=True, text=True, **kwargs)
+    leaks.check_text(result.stderr, f"what iothubctl {arguments[0]} says")
+    if arguments[0] in ("send", "status", "flush", "simulate"):  # others print keys when asked to
+        leaks.check_text(result.stdout, f"what iothubctl {arguments[0]} prints")
     if check and result.returncode != 0:
         raise AssertionError(f"iothubctl {arguments[0]} ended with {result.returncode}: {result.stderr.strip()}")
     return result
@@ -554,6 +564,7 @@ class Daemon:
 
     def stop(self):
         if self.process:
+            leaks.check_processes(self.process.pid)
             code = stop_process(self.process)
             self._ended()
             if code != 0:
@@ -639,6 +650,9 @@ class Setup:
 
     def send(self, lines, *arguments, **kwargs):
         """Pipes lines (an iterable of str) through `iothubctl send` to its end."""
+        lines = list(lines)
+        for line in lines[:100]:
+            leaks.keep_payload(line)
         return self.daemon.ctl("send", *arguments, input="".join(f"{line}\n" for line in lines), **kwargs)
 
 
@@ -655,6 +669,7 @@ class Sender:
         )
 
     def write(self, line):
+        leaks.keep_payload(line)
         self.process.stdin.write(f"{line}\n".encode())
         self.process.stdin.flush()
 

@@ -14,10 +14,11 @@ import harness
 import leaks
 from container import Machine
 from harness import (
-    BUILD, IOTHUBCTL, IOTHUBD, Hub, Skip, Varlink, VarlinkError, check_books, config_text, test, wait_until,
+    BUILD, Hub, Skip, Varlink, VarlinkError, check_books, config_text, test, wait_until,
 )
 
 PACKAGES = ("systemd-sysv",)
+PROGRAMS = [os.path.join(BUILD, "daemon", "iothubd"), os.path.join(BUILD, "client", "iothubctl")]
 SOCKET = "/run/iothubd/iothubd.sock"
 # The defaults suit a hub far away; a test wants to see the next try soon.
 UPLINK = {"retry_min": "50ms", "retry_max": "300ms", "retry_cut_max": "300ms", "retry_refused_max": "300ms"}
@@ -39,7 +40,7 @@ def own_release():
 def make_machine():
     """(machine, hub), booted and installed. Skips where a tree or its boot, which are not ours, cannot be had."""
     release = own_release()
-    base = container.base_tree(release, sorted({*PACKAGES, *container.libraries_of(IOTHUBD, IOTHUBCTL)}))
+    base = container.base_tree(release, sorted({*PACKAGES, *container.libraries_of(*PROGRAMS)}))
     _stack.enter_context(container.locked("boot"))  # two machines would share a control group
     folder = _stack.enter_context(container.copy_of(base))
     os.makedirs(f"{folder}/root/var/log/journal", exist_ok=True)  # it shall outlive a boot

@@ -83,7 +83,7 @@ def units_give_up_neither_service_nor_socket(folder):
         assert service["Restart"] == "always" and service["StartLimitIntervalSec"] == "0", service
         # A unit that no longer restarts is started by the socket in a loop.
         assert "RestartPreventExitStatus" not in service, service
-        assert socket["TriggerLimitIntervalSec"] == "0", socket
+        assert socket["TriggerLimitIntervalSec"] == socket["StartLimitIntervalSec"] == "0", socket
 
 
 @test

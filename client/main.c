@@ -7,9 +7,26 @@
 #include "client/verb.h"
 
 static const Verb *const verbs[] = {
-        &verb_send,        &verb_status,        &verb_flush,
-        &verb_simulate,    &verb_device_create, &verb_device_show,
-        &verb_device_list, &verb_device_delete, &verb_device_connection_string,
+        &verb_send,
+        &verb_status,
+        &verb_flush,
+        &verb_simulate,
+        &verb_device_create,
+        &verb_device_show,
+        &verb_device_list,
+        &verb_device_update,
+        &verb_device_enable,
+        &verb_device_disable,
+        &verb_device_delete,
+        &verb_device_renew_key,
+        &verb_device_connection_string,
+        &verb_module_create,
+        &verb_module_show,
+        &verb_module_list,
+        &verb_module_update,
+        &verb_module_delete,
+        &verb_module_renew_key,
+        &verb_module_connection_string,
 };
 
 static void help(void) {
@@ -19,15 +36,15 @@ static void help(void) {
                 const Verb *v = verbs[i];
                 _cleanup_free_ char *usage = NULL;
 
-                if (i == 0 || (v->group && !verbs[i - 1]->group))
-                        printf("\n%s:\n", v->group ? "Verbs that talk to the hub" :
-                                                     "Verbs that talk to iothubd");
+                if (i == 0 || v->hub != verbs[i - 1]->hub)
+                        printf("\n%s:\n", v->hub ? "Verbs that talk to the hub" :
+                                                   "Verbs that talk to iothubd");
                 if (asprintf(&usage, "%s%s%s%s%s", strempty(v->group), v->group ? " " : "", v->name,
                              v->arguments ? " " : "", strempty(v->arguments)) < 0) {
                         usage = NULL;
                         continue;
                 }
-                printf("  %-28s  %s\n", usage, v->summary);
+                printf("  %-38s  %s\n", usage, v->summary);
         }
         printf("\nOptions of every verb:\n");
         options_print(stdout, global_options);

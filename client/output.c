@@ -28,6 +28,22 @@ void say_error(const char *format, ...) {
         fprintf(stderr, "iothubctl: %s\n", make_printable(text));
 }
 
+void say_trace(const char *text, size_t n) {
+        _cleanup_free_ char *line = NULL;
+
+        for (size_t from = 0; from < n;) {
+                const char *end = memchr(text + from, '\n', n - from);
+                size_t size = end ? (size_t) (end - text) - from : n - from;
+
+                free(line);
+                line = strndup(text + from, size);
+                if (!line)
+                        return; /* it is only for looking */
+                fprintf(stderr, "%s\n", make_printable(line));
+                from += size + 1;
+        }
+}
+
 int say_out_of_memory(void) {
         fputs("iothubctl: Out of memory\n", stderr);
         return EX_OSERR;
@@ -53,8 +69,9 @@ int finish_output(int exit_code) {
 
 struct Table {
         size_t n_columns;
-        char **cells; /* the headers first */
+        char **cells; /* the headers first, until they are printed */
         size_t n_cells, n_allocated;
+        size_t *widths; /* of what was printed */
 };
 
 int table_new(const char *const *headers, Table **ret) {
@@ -81,6 +98,7 @@ Table *table_free(Table *t) {
         for (size_t i = 0; i < t->n_cells; i++)
                 free(t->cells[i]);
         free(t->cells);
+        free(t->widths);
         free(t);
         return NULL;
 }
@@ -135,11 +153,7 @@ static size_t column_width(const Table *t, size_t column) {
         return max;
 }
 
-void table_print(const Table *t, FILE *f) {
-        _cleanup_free_ size_t *widths = calloc(t->n_columns, sizeof(size_t)); /* NULL: not aligned */
-
-        for (size_t i = 0; widths && i < t->n_columns; i++)
-                widths[i] = column_width(t, i);
+static void print_cells(const Table *t, const size_t *widths, FILE *f) {
         for (size_t i = 0; i < t->n_cells; i++) {
                 size_t column = i % t->n_columns, missing;
 
@@ -150,6 +164,25 @@ void table_print(const Table *t, FILE *f) {
                 else
                         fprintf(f, "%*s", (int) missing + 2, "");
         }
+}
+
+void table_print(const Table *t, FILE *f) {
+        _cleanup_free_ size_t *widths = calloc(t->n_columns, sizeof(size_t)); /* NULL: not aligned */
+
+        for (size_t i = 0; widths && i < t->n_columns; i++)
+                widths[i] = column_width(t, i);
+        print_cells(t, widths, f);
+}
+
+void table_flush(Table *t, FILE *f) {
+        if (!t->widths)
+                t->widths = calloc(t->n_columns, sizeof(size_t)); /* NULL: not aligned */
+        for (size_t i = 0; t->widths && i < t->n_columns; i++)
+                t->widths[i] = MAX(t->widths[i], column_width(t, i));
+        print_cells(t, t->widths, f);
+        for (size_t i = 0; i < t->n_cells; i++)
+                free(t->cells[i]);
+        t->n_cells = 0;
 }
 
 void print_field(const char *name, const char *value) {

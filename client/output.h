@@ -11,6 +11,7 @@
 #include "lib/time-util.h"
 
 /* Exit codes, beside those that sysexits.h names well (man/iothubctl.1, "EXIT STATUS"). */
+#define EXIT_OFFLINE EX_NOHOST        /* the device is not connected */
 #define EXIT_NOT_FOUND EX_NOINPUT     /* no such message or device */
 #define EXIT_EXISTS EX_CANTCREAT      /* the device exists already */
 #define EXIT_NO_DAEMON EX_UNAVAILABLE /* daemon or hub cannot be reached */
@@ -22,6 +23,9 @@ void say_error(const char *format, ...) _printf_(1, 2);
 
 /* The sentence for running out of memory; returns its exit code. */
 int say_out_of_memory(void);
+
+/* Lines for --verbose, on stderr as they are but for control characters. */
+void say_trace(const char *text, size_t n);
 
 /* s with control characters replaced by "?". Fits into tables and lines. *ret is the caller's. 0 or
  * -ENOMEM. */
@@ -43,6 +47,10 @@ DEFINE_CLEANUP(Table *, table_free);
 int table_add(Table *t, const char *cell);
 int table_addf(Table *t, const char *format, ...) _printf_(2, 3);
 void table_print(const Table *t, FILE *f);
+
+/* Prints the rows so far and forgets them, for tables without an end: the headers come with the first,
+ * and columns only get wider. */
+void table_flush(Table *t, FILE *f);
 
 /* "Name:    value", with the value in one column. value NULL shows as "-". */
 void print_field(const char *name, const char *value);

@@ -1,12 +1,17 @@
-#include <curl/curl.h>
+/* Every call is a Transfer on one multi handle; the plain call starts one and waits for it. A transfer
+ * that must be made again waits for its time in the same list; a hub that throttles makes all wait,
+ * because it counts the calls of all together. */
 #include <ctype.h>
 #include <sys/random.h>
+
+#include <curl/curl.h>
 
 #include "lib/buffer.h"
 #include "lib/json-util.h"
 #include "lib/parse-util.h"
 #include "lib/sas-token.h"
-#include "lib/time-util.h"
+#include "lib/string-util.h"
+#include "client/http-trace.h"
 #include "client/output.h"
 #include "client/registry-client.h"
 
@@ -15,27 +20,67 @@
 #define ANSWER_BYTES_MAX (16U * 1024U * 1024U) /* a list of 1,000 devices takes about 1 MiB */
 #define ANSWER_DEPTH_MAX 32
 #define CONNECT_TIMEOUT_SEC 20L
-#define CALL_TIMEOUT_SEC 60L /* a hub that throttles delays its answers first, by seconds */
+#define CALL_TIMEOUT_SEC 60U /* a hub that throttles delays its answers first, by seconds */
 #define TRIES_MAX 4U
-#define THROTTLED_SEC 10U /* hubs send no Retry-After, their text says 10 seconds */
+#define THROTTLED_TRIES_MAX 10U /* it will be served: only the rate is too high */
+#define THROTTLED_SEC 10U       /* hubs send no Retry-After, their text says 10 seconds */
+#define RETRY_AFTER_SEC_MAX 300U
+#define LINE_MAX_KEPT 4096U
+
+typedef void (*OnDone)(int exit_code, const RegistryAnswer *a, void *userdata);
+
+typedef struct Transfer Transfer;
+
+struct Transfer {
+        RegistryClient *client;
+        Transfer *next;
+
+        char *method, *path, *query, *if_match, *continuation, *what, *body;
+        unsigned page_size;
+        RegistryRepeat repeat;
+        usec_t timeout_usec;
+        long expected_status[3];
+        OnDone on_done;
+        void *userdata;
+
+        CURL *curl;
+        struct curl_slist *headers;
+        char detail[CURL_ERROR_SIZE];
+        bool running;     /* on the multi handle */
+        usec_t begin_usec; /* while not running: when to start */
+        unsigned n_failed, n_throttled;
+        bool in_doubt; /* an earlier try may have done its work */
+
+        /* The answer of this try. */
+        long status;
+        Buffer answer;
+        bool too_long;
+        char error_name[64], item_type[32], request_id[64];
+        char *next_page;
+        unsigned retry_after_sec;
+};
 
 struct RegistryClient {
         const ConnectionString *login;
-        const char *ca_file;
+        RegistryClientSettings settings;
         char *host;
         unsigned port;
-        CURL *curl;
+        CURLM *multi;
+        Transfer *transfers;
+        unsigned n_transfers;
+        uint64_t n_ended;
+        usec_t paused_until_usec;
+        bool reached; /* an answer came: from now on a lost connection is waited for */
 };
 
-typedef struct Answer {
-        Buffer body;
-        bool too_long;
-        char error_code[64]; /* header iothub-errorcode */
-        unsigned retry_after_sec;
-        long status;
-} Answer;
+void registry_answer_done(RegistryAnswer *a) {
+        json_object_put(a->body);
+        free(a->continuation);
+        free(a->item_type);
+        *a = (RegistryAnswer){};
+}
 
-int registry_client_new(const ConnectionString *login, const char *ca_file, unsigned https_port,
+int registry_client_new(const ConnectionString *login, const RegistryClientSettings *settings,
                         RegistryClient **ret) {
         _cleanup_(registry_client_freep) RegistryClient *c = NULL;
         int r;
@@ -43,9 +88,9 @@ int registry_client_new(const ConnectionString *login, const char *ca_file, unsi
         c = malloc(sizeof(*c));
         if (!c)
                 return -ENOMEM;
-        *c = (RegistryClient){ .login = login, .ca_file = ca_file };
+        *c = (RegistryClient){ .login = login, .settings = *settings };
 
-        r = host_port_split(login->host_name, https_port, &c->host, &c->port);
+        r = host_port_split(login->host_name, settings->https_port, &c->host, &c->port);
         if (r < 0)
                 return r;
         for (char *p = c->host; *p; p++)
@@ -53,32 +98,77 @@ int registry_client_new(const ConnectionString *login, const char *ca_file, unsi
 
         if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
                 return -ENOMEM;
-        c->curl = curl_easy_init();
-        if (!c->curl)
+        c->multi = curl_multi_init();
+        if (!c->multi)
                 return -ENOMEM;
         *ret = TAKE_PTR(c);
         return 0;
 }
 
+/* The list holds the token. */
+static void erase_headers(struct curl_slist **list) {
+        for (struct curl_slist *i = *list; i; i = i->next)
+                explicit_bzero(i->data, strlen(i->data));
+        curl_slist_free_all(*list);
+        *list = NULL;
+}
+
+static void erase_buffer(Buffer *b) {
+        if (b->data)
+                explicit_bzero(b->data, b->size); /* it may hold keys */
+        buffer_done(b);
+}
+
+static Transfer *transfer_free(Transfer *t) {
+        if (!t)
+                return NULL;
+        if (t->running)
+                (void) curl_multi_remove_handle(t->client->multi, t->curl); /* it is there */
+        curl_easy_cleanup(t->curl);
+        erase_headers(&t->headers);
+        erase_buffer(&t->answer);
+        free(t->method);
+        free(t->path);
+        free(t->query);
+        free(t->if_match);
+        free(t->continuation);
+        free(t->what);
+        free(t->next_page);
+        erase_and_free(t->body);
+        free(t);
+        return NULL;
+}
+DEFINE_CLEANUP(Transfer *, transfer_free);
+
 RegistryClient *registry_client_free(RegistryClient *c) {
         if (!c)
                 return NULL;
-        if (c->curl)
-                curl_easy_cleanup(c->curl);
+        while (c->transfers) {
+                Transfer *t = c->transfers;
+
+                c->transfers = t->next;
+                transfer_free(t);
+        }
+        if (c->multi)
+                (void) curl_multi_cleanup(c->multi); /* no handle is left on it */
         free(c->host);
         free(c);
         return NULL;
 }
 
+usec_t registry_client_paused_until(const RegistryClient *c) {
+        return c->paused_until_usec > now_usec(CLOCK_MONOTONIC) ? c->paused_until_usec : 0;
+}
+
 static size_t on_body(char *data, size_t size, size_t n, void *userdata) {
-        Answer *a = userdata;
+        Transfer *t = userdata;
 
         n *= size;
-        if (n > ANSWER_BYTES_MAX - a->body.size) {
-                a->too_long = true;
+        if (n > ANSWER_BYTES_MAX - t->answer.size) {
+                t->too_long = true;
                 return 0;
         }
-        return buffer_append(&a->body, data, n) < 0 ? 0 : n;
+        return buffer_append(&t->answer, data, n) < 0 ? 0 : n;
 }
 
 static const char *header_value(const char *line, size_t n, const char *name, size_t *ret_size) {
@@ -99,23 +189,70 @@ static const char *header_value(const char *line, size_t n, const char *name, si
 }
 
 static size_t on_header(char *line, size_t size, size_t n, void *userdata) {
-        Answer *a = userdata;
+        Transfer *t = userdata;
+        const struct {
+                const char *name;
+                char *to;
+                size_t size;
+        } table[] = {
+                { "iothub-errorcode", t->error_name, sizeof(t->error_name) },
+                { "x-ms-item-type", t->item_type, sizeof(t->item_type) },
+                { "x-ms-request-id", t->request_id, sizeof(t->request_id) },
+        };
         const char *value;
         uint64_t seconds;
         size_t length;
         char buf[16];
 
         n *= size;
-        value = header_value(line, n, "iothub-errorcode", &length);
-        if (value)
-                snprintf(a->error_code, sizeof(a->error_code), "%.*s", (int) length, value);
+        for (size_t i = 0; i < ELEMENTSOF(table); i++) {
+                value = header_value(line, n, table[i].name, &length);
+                if (value)
+                        snprintf(table[i].to, table[i].size, "%.*s", (int) length, value);
+        }
+        value = header_value(line, n, "x-ms-continuation", &length);
+        if (value && length > 0) {
+                free(t->next_page);
+                t->next_page = strndup(value, length);
+                if (!t->next_page)
+                        return 0;
+        }
         value = header_value(line, n, "Retry-After", &length);
         if (value) {
                 snprintf(buf, sizeof(buf), "%.*s", (int) length, value);
-                if (parse_u64_range(buf, 1, 60, &seconds) >= 0)
-                        a->retry_after_sec = (unsigned) seconds;
+                if (parse_u64_range(buf, 1, RETRY_AFTER_SEC_MAX, &seconds) >= 0)
+                        t->retry_after_sec = (unsigned) seconds;
         }
         return n;
+}
+
+/* What curl would tell its own --verbose, without the secrets. */
+static int on_debug(CURL *curl, curl_infotype type, char *data, size_t n, void *userdata) {
+        _cleanup_(buffer_done) Buffer out = {};
+        const char *prefix = type == CURLINFO_HEADER_OUT || type == CURLINFO_DATA_OUT ? "> " : "< ";
+        int r = 0;
+
+        if (type == CURLINFO_TEXT)
+                prefix = "* ";
+        if (type == CURLINFO_SSL_DATA_IN || type == CURLINFO_SSL_DATA_OUT)
+                return 0;
+        if (type == CURLINFO_DATA_IN || type == CURLINFO_DATA_OUT)
+                r = http_trace_body(&out, prefix, data, n);
+        else
+                for (size_t from = 0; from < n && r >= 0;) {
+                        const char *end = memchr(data + from, '\n', n - from);
+                        size_t size = end ? (size_t) (end - data) - from : n - from, shown = size;
+
+                        while (shown > 0 && data[from + shown - 1] == '\r')
+                                shown--;
+                        if (shown > 0)
+                                r = http_trace_header(&out, prefix, data + from,
+                                                      MIN(shown, (size_t) LINE_MAX_KEPT));
+                        from += size + 1;
+                }
+        if (r >= 0 && out.size > 0)
+                say_trace((const char *) out.data, out.size);
+        return 0;
 }
 
 static int make_authorization(const RegistryClient *c, char **ret) {
@@ -123,16 +260,11 @@ static int make_authorization(const RegistryClient *c, char **ret) {
         int r;
 
         if (c->login->shared_access_signature)
-                r = asprintf(ret, "Authorization: %s", c->login->shared_access_signature);
-        else {
-                r = sas_token_make(c->login->shared_access_key, c->host,
-                                   now_usec(CLOCK_REALTIME) / USEC_PER_SEC + TOKEN_LIFETIME_SEC,
-                                   c->login->shared_access_key_name, &token);
-                if (r < 0)
-                        return r;
-                r = asprintf(ret, "Authorization: %s", token);
-        }
-        return r < 0 ? -ENOMEM : 0;
+                return format_string(ret, "Authorization: %s", c->login->shared_access_signature);
+        r = sas_token_make(c->login->shared_access_key, c->host,
+                           now_usec(CLOCK_REALTIME) / USEC_PER_SEC + TOKEN_LIFETIME_SEC,
+                           c->login->shared_access_key_name, &token);
+        return r < 0 ? r : format_string(ret, "Authorization: %s", token);
 }
 
 static int add_header(struct curl_slist **list, const char *line) {
@@ -144,94 +276,140 @@ static int add_header(struct curl_slist **list, const char *line) {
         return 0;
 }
 
-/* The list holds the token. */
-static void erase_headers(struct curl_slist **list) {
-        for (struct curl_slist *i = *list; i; i = i->next)
-                explicit_bzero(i->data, strlen(i->data));
-        curl_slist_free_all(*list);
-}
-
-static int make_headers(const RegistryClient *c, const RegistryRequest *request,
-                        struct curl_slist **ret) {
-        _cleanup_(erase_and_freep) char *authorization = NULL;
-        _cleanup_free_ char *if_match = NULL;
-        _cleanup_(erase_headers) struct curl_slist *list = NULL;
+static int add_header_value(struct curl_slist **list, const char *name, const char *value) {
+        _cleanup_free_ char *line = NULL;
         int r;
 
-        r = make_authorization(c, &authorization);
-        if (r >= 0)
-                r = add_header(&list, authorization);
-        if (r >= 0)
-                r = add_header(&list, "Content-Type: application/json; charset=utf-8");
-        if (r >= 0)
-                r = add_header(&list, "Accept: application/json");
-        if (r >= 0)
-                r = add_header(&list, "Expect:"); /* no waiting for 100 */
-        if (r >= 0 && request->if_match) {
-                if (asprintf(&if_match, "If-Match: %s", request->if_match) < 0) {
-                        if_match = NULL;
-                        return -ENOMEM;
-                }
-                r = add_header(&list, if_match);
-        }
-        if (r >= 0)
-                *ret = TAKE_PTR(list);
-        return r;
+        if (!value)
+                return 0;
+        r = format_string(&line, "%s: %s", name, value);
+        return r < 0 ? r : add_header(list, line);
 }
 
-static CURLcode set_options(RegistryClient *c, const RegistryRequest *request, const char *url,
-                            struct curl_slist *headers, Answer *a) {
-        const char *body = request->body ? json_object_to_json_string(request->body) : NULL;
-        CURL *h = c->curl;
+/* A token is made for each try: the last one may have waited for long. */
+static int make_headers(Transfer *t) {
+        static const char *const fixed[] = {
+                "Content-Type: application/json; charset=utf-8",
+                "Accept: application/json",
+                "Expect:", /* no waiting for 100 */
+        };
+        _cleanup_(erase_and_freep) char *authorization = NULL;
+        _cleanup_(erase_headers) struct curl_slist *list = NULL;
+        char page_size[16];
+        int r;
+
+        snprintf(page_size, sizeof(page_size), "%u", t->page_size);
+        r = make_authorization(t->client, &authorization);
+        if (r >= 0)
+                r = add_header(&list, authorization);
+        for (size_t i = 0; r >= 0 && i < ELEMENTSOF(fixed); i++)
+                r = add_header(&list, fixed[i]);
+        if (r >= 0)
+                r = add_header_value(&list, "If-Match", t->if_match);
+        if (r >= 0)
+                r = add_header_value(&list, "x-ms-continuation", t->continuation);
+        if (r >= 0)
+                r = add_header_value(&list, "x-ms-max-item-count", t->page_size ? page_size : NULL);
+        if (r < 0)
+                return r;
+        erase_headers(&t->headers);
+        t->headers = TAKE_PTR(list);
+        return 0;
+}
+
+static int make_url(const Transfer *t, char **ret) {
+        const RegistryClient *c = t->client;
+        const bool v6 = strchr(c->host, ':');
+
+        return format_string(ret, "https://%s%s%s:%u%s?%s%sapi-version=" API_VERSION, v6 ? "[" : "",
+                             c->host, v6 ? "]" : "", c->port, t->path, strempty(t->query),
+                             t->query ? "&" : "");
+}
+
+static CURLcode set_security(Transfer *t) {
+        const char *ca_file = t->client->settings.ca_file;
         CURLcode k;
 
-        curl_easy_reset(h); /* the connection stays open */
+        k = curl_easy_setopt(t->curl, CURLOPT_PROTOCOLS_STR, "https");
+        if (k == CURLE_OK)
+                k = curl_easy_setopt(t->curl, CURLOPT_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2);
+        if (k == CURLE_OK && ca_file)
+                k = curl_easy_setopt(t->curl, CURLOPT_CAINFO, ca_file);
+        if (k == CURLE_OK && ca_file) /* instead of the system's, not besides */
+                k = curl_easy_setopt(t->curl, CURLOPT_CAPATH, NULL);
+        return k;
+}
+
+static CURLcode set_callbacks(Transfer *t) {
+        CURLcode k;
+
+        k = curl_easy_setopt(t->curl, CURLOPT_WRITEFUNCTION, on_body);
+        if (k == CURLE_OK)
+                k = curl_easy_setopt(t->curl, CURLOPT_WRITEDATA, t);
+        if (k == CURLE_OK)
+                k = curl_easy_setopt(t->curl, CURLOPT_HEADERFUNCTION, on_header);
+        if (k == CURLE_OK)
+                k = curl_easy_setopt(t->curl, CURLOPT_HEADERDATA, t);
+        if (k == CURLE_OK)
+                k = curl_easy_setopt(t->curl, CURLOPT_ERRORBUFFER, t->detail);
+        if (k == CURLE_OK)
+                k = curl_easy_setopt(t->curl, CURLOPT_PRIVATE, t);
+        if (k == CURLE_OK && t->client->settings.verbose)
+                k = curl_easy_setopt(t->curl, CURLOPT_DEBUGFUNCTION, on_debug);
+        if (k == CURLE_OK && t->client->settings.verbose)
+                k = curl_easy_setopt(t->curl, CURLOPT_VERBOSE, 1L);
+        return k;
+}
+
+static CURLcode set_options(Transfer *t, const char *url) {
+        usec_t timeout = t->timeout_usec ? t->timeout_usec : CALL_TIMEOUT_SEC * USEC_PER_SEC;
+        CURL *h = t->curl;
+        CURLcode k;
+
+        curl_easy_reset(h);
         k = curl_easy_setopt(h, CURLOPT_URL, url);
         if (k == CURLE_OK)
-                k = curl_easy_setopt(h, CURLOPT_PROTOCOLS_STR, "https");
+                k = set_security(t);
         if (k == CURLE_OK)
-                k = curl_easy_setopt(h, CURLOPT_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2);
-        if (k == CURLE_OK && c->ca_file)
-                k = curl_easy_setopt(h, CURLOPT_CAINFO, c->ca_file);
-        if (k == CURLE_OK && c->ca_file) /* instead of the system's, not besides */
-                k = curl_easy_setopt(h, CURLOPT_CAPATH, NULL);
+                k = curl_easy_setopt(h, CURLOPT_CUSTOMREQUEST, t->method);
+        if (k == CURLE_OK && t->body)
+                k = curl_easy_setopt(h, CURLOPT_POSTFIELDSIZE, (long) strlen(t->body));
+        if (k == CURLE_OK && t->body)
+                k = curl_easy_setopt(h, CURLOPT_POSTFIELDS, t->body); /* borrowed */
         if (k == CURLE_OK)
-                k = curl_easy_setopt(h, CURLOPT_CUSTOMREQUEST, request->method);
-        if (k == CURLE_OK && body)
-                k = curl_easy_setopt(h, CURLOPT_POSTFIELDS, body); /* borrowed from the object */
-        if (k == CURLE_OK)
-                k = curl_easy_setopt(h, CURLOPT_HTTPHEADER, headers);
+                k = curl_easy_setopt(h, CURLOPT_HTTPHEADER, t->headers);
         if (k == CURLE_OK)
                 k = curl_easy_setopt(h, CURLOPT_USERAGENT, "iothubctl/" PROJECT_VERSION);
         if (k == CURLE_OK)
                 k = curl_easy_setopt(h, CURLOPT_CONNECTTIMEOUT, CONNECT_TIMEOUT_SEC);
         if (k == CURLE_OK)
-                k = curl_easy_setopt(h, CURLOPT_TIMEOUT, CALL_TIMEOUT_SEC);
+                k = curl_easy_setopt(h, CURLOPT_TIMEOUT_MS, (long) (timeout / USEC_PER_MSEC));
         if (k == CURLE_OK)
                 k = curl_easy_setopt(h, CURLOPT_NOSIGNAL, 1L);
-        if (k == CURLE_OK)
-                k = curl_easy_setopt(h, CURLOPT_WRITEFUNCTION, on_body);
-        if (k == CURLE_OK)
-                k = curl_easy_setopt(h, CURLOPT_WRITEDATA, a);
-        if (k == CURLE_OK)
-                k = curl_easy_setopt(h, CURLOPT_HEADERFUNCTION, on_header);
-        if (k == CURLE_OK)
-                k = curl_easy_setopt(h, CURLOPT_HEADERDATA, a);
-        return k;
+        return k == CURLE_OK ? set_callbacks(t) : k;
 }
 
-static int make_url(const RegistryClient *c, const RegistryRequest *request, char **ret) {
-        const bool v6 = strchr(c->host, ':');
+/* Where a call that got no answer had come to. */
+static const char *stage_of(CURL *curl, CURLcode k) {
+        curl_off_t connected = 0, secured = 0, resolved = 0;
 
-        if (asprintf(ret, "https://%s%s%s:%u%s?%s%sapi-version=" API_VERSION, v6 ? "[" : "",
-                     c->host, v6 ? "]" : "", c->port, request->path, strempty(request->query),
-                     request->query ? "&" : "") < 0)
-                return -ENOMEM;
-        return 0;
+        if (k == CURLE_COULDNT_RESOLVE_HOST || k == CURLE_COULDNT_RESOLVE_PROXY)
+                return "name resolution";
+        if (k == CURLE_PEER_FAILED_VERIFICATION || k == CURLE_SSL_CONNECT_ERROR ||
+            k == CURLE_SSL_CACERT_BADFILE)
+                return "TLS";
+        /* An absent figure stays 0. */
+        (void) curl_easy_getinfo(curl, CURLINFO_NAMELOOKUP_TIME_T, &resolved);
+        (void) curl_easy_getinfo(curl, CURLINFO_CONNECT_TIME_T, &connected);
+        (void) curl_easy_getinfo(curl, CURLINFO_APPCONNECT_TIME_T, &secured);
+        if (k == CURLE_OPERATION_TIMEDOUT && resolved == 0 && connected == 0)
+                return "name resolution";
+        if (connected == 0)
+                return "connecting";
+        return secured == 0 ? "TLS" : "waiting for the answer";
 }
 
-static int say_not_reached(const RegistryClient *c, const RegistryRequest *request, CURLcode k,
-                           const char *detail) {
+static int say_not_reached(const Transfer *t, CURLcode k) {
         const char *remedy = "";
 
         if (k == CURLE_PEER_FAILED_VERIFICATION)
@@ -240,41 +418,13 @@ static int say_not_reached(const RegistryClient *c, const RegistryRequest *reque
                 remedy = "; check --ca-file";
         else if (k == CURLE_COULDNT_CONNECT)
                 remedy = "; for the emulator, name --https-port";
-        say_error("%s: %s:%u: %s%s", request->what, c->host, c->port,
-                  *detail ? detail : curl_easy_strerror(k), remedy);
+        else if (k == CURLE_COULDNT_RESOLVE_HOST)
+                remedy = "; check HostName in the login, and this machine's DNS";
+        say_error("%s: %s:%u: %s: %s%s", t->what, t->client->host, t->client->port,
+                  stage_of(t->curl, k), *t->detail ? t->detail : curl_easy_strerror(k), remedy);
         if (k == CURLE_OUT_OF_MEMORY)
                 return EX_OSERR;
         return k == CURLE_SSL_CACERT_BADFILE ? EX_CONFIG : EXIT_NO_DAEMON;
-}
-
-/* EX_OK whenever there is an answer, whatever it says. */
-static int call_once(RegistryClient *c, const RegistryRequest *request, Answer *a) {
-        _cleanup_(erase_headers) struct curl_slist *headers = NULL;
-        _cleanup_free_ char *url = NULL;
-        char detail[CURL_ERROR_SIZE] = "";
-        CURLcode k;
-        int r;
-
-        r = make_url(c, request, &url);
-        if (r >= 0)
-                r = make_headers(c, request, &headers);
-        if (r < 0)
-                return say_out_of_memory();
-        k = set_options(c, request, url, headers, a);
-        if (k == CURLE_OK)
-                k = curl_easy_setopt(c->curl, CURLOPT_ERRORBUFFER, detail);
-        if (k == CURLE_OK)
-                k = curl_easy_perform(c->curl);
-        if (k == CURLE_OK)
-                k = curl_easy_getinfo(c->curl, CURLINFO_RESPONSE_CODE, &a->status);
-        /* detail goes out of scope; taking the pointer away cannot fail. */
-        (void) curl_easy_setopt(c->curl, CURLOPT_ERRORBUFFER, NULL);
-        if (a->too_long) {
-                say_error("%s: the answer is longer than %u MiB", request->what,
-                          ANSWER_BYTES_MAX / (1024U * 1024U));
-                return EX_PROTOCOL;
-        }
-        return k == CURLE_OK ? EX_OK : say_not_reached(c, request, k, detail);
 }
 
 static struct json_object *parse_json(const char *text, size_t n) {
@@ -289,112 +439,322 @@ static struct json_object *parse_json(const char *text, size_t n) {
         return o;
 }
 
-/* The text of an error, of the many shapes that hubs use: {"Message":"ErrorCode:Name;text"},
- * {"message":"..."}, or the latter as a string inside the former. Borrowed from *o, which may be
- * replaced. */
-static const char *error_text(struct json_object **o) {
-        const char *text = NULL, *end;
-        struct json_object *inner;
+static int say_refused(const Transfer *t) {
+        _cleanup_(hub_error_done) HubError e = {};
+        char code[16] = "";
+        const char *name;
 
-        if (!json_object_is_type(*o, json_type_object))
-                return NULL;
-        if (json_get_string(*o, "Message", &text, NULL) <= 0)
-                return json_get_string(*o, "message", &text, NULL) > 0 ? text : NULL;
-        if (text[0] == '{') {
-                inner = parse_json(text, strlen(text));
-                if (json_object_is_type(inner, json_type_object) &&
-                    json_get_string(inner, "message", &end, NULL) > 0) {
-                        json_object_put(*o);
-                        *o = inner;
-                        return end;
-                }
-                json_object_put(inner);
-                return text;
+        if (hub_error_parse(t->status, t->error_name, (const char *) t->answer.data, t->answer.size,
+                            &e) < 0)
+                return say_out_of_memory();
+        for (size_t i = 0; i < ELEMENTSOF(t->expected_status); i++)
+                if (t->expected_status[i] == t->status)
+                        return e.rule->exit_code;
+        if (e.known)
+                snprintf(code, sizeof(code), " %u", e.rule->code);
+        else if (e.code != 0)
+                snprintf(code, sizeof(code), " %u", e.code);
+        name = e.name ? e.name : e.known ? e.rule->name : NULL;
+        say_error("%s: %s (HTTP %ld%s%s%s)%s%s", t->what, e.rule->meaning, t->status, code,
+                  name ? " " : "", strempty(name), e.text ? ": " : "", strempty(e.text));
+        if (e.rule->remedy)
+                say_error("What to do: %s", e.rule->remedy);
+        if (t->client->settings.verbose && (e.tracking_id || *t->request_id))
+                say_error("Tracking id: %s; request id: %s",
+                          e.tracking_id ? e.tracking_id : "none",
+                          *t->request_id ? t->request_id : "none");
+        return e.rule->exit_code;
+}
+
+/* A connection that was there and went, as far as a call that may be made twice is concerned. */
+static bool is_lost_connection(const Transfer *t, CURLcode k) {
+        switch (k) {
+        case CURLE_SEND_ERROR:
+        case CURLE_RECV_ERROR:
+        case CURLE_GOT_NOTHING:
+        case CURLE_PARTIAL_FILE: return true;
+        case CURLE_COULDNT_CONNECT:
+        case CURLE_COULDNT_RESOLVE_HOST:
+        case CURLE_OPERATION_TIMEDOUT:
+        case CURLE_SSL_CONNECT_ERROR: return t->client->reached;
+        default: return false;
         }
-        if (startswith(text, "ErrorCode:") && (end = strchr(text, ';')) && end[1])
-                return end + 1;
-        return text;
 }
 
-static int say_refused(const RegistryRequest *request, const Answer *a) {
-        static const struct {
-                long status;
-                const char *text;
-                int exit_code;
-        } table[] = {
-                { 401,
-                  "the hub refuses the login: check the policy's key and rights, and this clock",
-                  EX_NOPERM },
-                { 403, "the hub does not allow it", EX_NOPERM },
-                { 404, "not found", EXIT_NOT_FOUND },
-                { 409, "it exists already", EXIT_EXISTS },
-                { 412, "it was changed meanwhile, try again", EXIT_TRY_AGAIN },
-                { 429, "the hub is throttling, try again later", EXIT_TRY_AGAIN },
-        };
-        _cleanup_json_ struct json_object *o =
-                        parse_json((const char *) a->body.data, a->body.size);
-        const char *text = error_text(&o), *ours = "the hub refuses it";
-        int exit_code = EX_DATAERR;
-
-        if (a->status >= 500 || a->status < 400) {
-                ours = "the hub failed";
-                exit_code = a->status >= 500 ? EXIT_TRY_AGAIN : EX_PROTOCOL;
-        }
-        for (size_t i = 0; i < ELEMENTSOF(table); i++)
-                if (table[i].status == a->status) {
-                        ours = table[i].text;
-                        exit_code = table[i].exit_code;
-                }
-        say_error("%s: %s (HTTP %ld%s%s%s%s)", request->what, ours, a->status,
-                  *a->error_code ? " " : "", a->error_code, text ? ": " : "", strempty(text));
-        return exit_code;
-}
-
-static bool worth_retrying(const Answer *a) {
-        return a->status == 429 || (a->status >= 500 && a->status <= 504);
-}
-
-static void wait_before_retry(const RegistryRequest *request, const Answer *a, unsigned try) {
-        unsigned seconds = a->retry_after_sec > 0 ? a->retry_after_sec :
-                           a->status == 429       ? THROTTLED_SEC :
-                                                    1U << try;
+static unsigned jitter_msec(void) {
         uint8_t jitter = 0;
 
         (void) getrandom(&jitter, sizeof(jitter), GRND_NONBLOCK); /* without it, no jitter */
-        say_error("%s: HTTP %ld, trying again in %u s", request->what, a->status, seconds);
-        (void) usleep(seconds * 1000000U + jitter * 1000U); /* a signal ends the program */
+        return jitter * 4U;
 }
 
-int registry_client_call(RegistryClient *c, const RegistryRequest *request,
-                         struct json_object **ret_body) {
-        bool failed_before = false;
+static void pause_transfer(Transfer *t, unsigned seconds, const char *why) {
+        usec_t until = now_usec(CLOCK_MONOTONIC) + seconds * USEC_PER_SEC +
+                       jitter_msec() * USEC_PER_MSEC;
 
-        for (unsigned try = 0;; try++) {
-                _cleanup_(buffer_done) Buffer body = {};
-                Answer a = {};
-                int r;
+        t->begin_usec = until;
+        if (!t->client->settings.quiet)
+                say_error("%s: %s, trying again in %u s", t->what, why, seconds);
+}
 
-                r = call_once(c, request, &a);
-                body = a.body; /* freed from here */
-                if (r != EX_OK)
-                        return r;
-                /* A hub that answered 500 may have made the device all the same, or deleted it. */
-                if (failed_before && ((a.status == 409 && streq(request->method, "PUT")) ||
-                                      (a.status == 404 && streq(request->method, "DELETE")))) {
-                        RegistryRequest get = { .method = "GET",
-                                                .path = request->path,
-                                                .what = request->what };
+/* Whether the call is made again, at its time. */
+static bool plan_retry(Transfer *t, CURLcode k) {
+        char why[64];
 
-                        return a.status == 404 ? EX_OK : registry_client_call(c, &get, ret_body);
-                }
-                if (a.status >= 200 && a.status < 300) {
-                        if (ret_body)
-                                *ret_body = parse_json((const char *) a.body.data, a.body.size);
-                        return EX_OK;
-                }
-                if (!worth_retrying(&a) || try + 1 >= TRIES_MAX)
-                        return say_refused(request, &a);
-                failed_before = failed_before || a.status >= 500;
-                wait_before_retry(request, &a, try);
+        if (k == CURLE_OK && t->status == 429) {
+                unsigned seconds = t->retry_after_sec ? t->retry_after_sec : THROTTLED_SEC;
+
+                if (++t->n_throttled >= THROTTLED_TRIES_MAX)
+                        return false;
+                pause_transfer(t, seconds, "HTTP 429");
+                t->client->paused_until_usec = MAX(t->client->paused_until_usec, t->begin_usec);
+                return true;
         }
+        if (k == CURLE_OK ? t->status < 500 || t->status > 504 || t->status == 501 : !is_lost_connection(t, k))
+                return false;
+        /* Where the connection was not made, nothing was sent. */
+        if (t->repeat == REGISTRY_REPEAT_NEVER_AFTER_SENDING && k != CURLE_COULDNT_CONNECT &&
+            k != CURLE_COULDNT_RESOLVE_HOST)
+                return false;
+        if (++t->n_failed >= TRIES_MAX)
+                return false;
+        t->in_doubt = true;
+        if (k == CURLE_OK)
+                snprintf(why, sizeof(why), "HTTP %ld", t->status);
+        else
+                snprintf(why, sizeof(why), "the connection failed");
+        pause_transfer(t, t->retry_after_sec ? t->retry_after_sec : 1U << (t->n_failed - 1), why);
+        return true;
+}
+
+static void unlink_transfer(Transfer *t) {
+        Transfer **p = &t->client->transfers;
+
+        while (*p != t)
+                p = &(*p)->next;
+        *p = t->next;
+        t->client->n_transfers--;
+        t->client->n_ended++;
+}
+
+/* Ends the call: tells, hands over, frees. */
+static void finish(Transfer *t, int exit_code) {
+        _cleanup_(registry_answer_done) RegistryAnswer a = { .status = t->status };
+
+        unlink_transfer(t);
+        a.body = parse_json((const char *) t->answer.data, t->answer.size);
+        a.continuation = TAKE_PTR(t->next_page);
+        a.item_type = *t->item_type ? strdup(t->item_type) : NULL; /* without memory it is absent */
+        t->on_done(exit_code, &a, t->userdata);
+        transfer_free(t);
+}
+
+static void forget_answer(Transfer *t) {
+        t->status = 0;
+        erase_buffer(&t->answer);
+        t->too_long = false;
+        t->retry_after_sec = 0;
+        t->detail[0] = t->error_name[0] = t->item_type[0] = t->request_id[0] = '\0';
+        free(t->next_page);
+        t->next_page = NULL;
+}
+
+/* A hub that answered 500 may have made the device all the same, or deleted it. 1: the answer to the
+ * repetition was dealt with. */
+static int settle_doubt(Transfer *t) {
+        if (!t->in_doubt)
+                return 0;
+        if (t->status == 404 && streq(t->method, "DELETE")) {
+                finish(t, EX_OK);
+                return 1;
+        }
+        if (t->status == 409 && streq(t->method, "PUT") && !t->if_match) {
+                strcpy(t->method, "GET"); /* as long */
+                t->body = erase_and_free(t->body);
+                t->in_doubt = false;
+                t->begin_usec = 0;
+                return 1;
+        }
+        return 0;
+}
+
+static void conclude(Transfer *t, CURLcode k) {
+        if (k == CURLE_OK)
+                k = curl_easy_getinfo(t->curl, CURLINFO_RESPONSE_CODE, &t->status);
+        if (t->too_long) {
+                say_error("%s: the answer is longer than %u MiB", t->what,
+                          ANSWER_BYTES_MAX / (1024U * 1024U));
+                return finish(t, EX_PROTOCOL);
+        }
+        t->client->reached = t->client->reached || k == CURLE_OK;
+        if (k == CURLE_OK && t->status >= 200 && t->status < 300)
+                return finish(t, EX_OK);
+        if (plan_retry(t, k) || (k == CURLE_OK && settle_doubt(t) > 0))
+                return;
+        finish(t, k == CURLE_OK ? say_refused(t) : say_not_reached(t, k));
+}
+
+static void begin(Transfer *t) {
+        _cleanup_free_ char *url = NULL;
+        CURLcode k;
+        int r;
+
+        forget_answer(t);
+        r = make_headers(t);
+        if (r >= 0)
+                r = make_url(t, &url);
+        k = r < 0 ? CURLE_OUT_OF_MEMORY : set_options(t, url);
+        if (k == CURLE_OK && curl_multi_add_handle(t->client->multi, t->curl) != CURLM_OK)
+                k = CURLE_OUT_OF_MEMORY;
+        if (k == CURLE_OK)
+                t->running = true;
+        else
+                finish(t, say_not_reached(t, k));
+}
+
+static int transfer_new(RegistryClient *c, const RegistryRequest *q, Transfer **ret) {
+        _cleanup_(transfer_freep) Transfer *t = calloc(1, sizeof(*t));
+        const char *body = q->body ? json_object_to_json_string_ext(
+                                                     q->body, JSON_C_TO_STRING_PLAIN |
+                                                                      JSON_C_TO_STRING_NOSLASHESCAPE)
+                                   : NULL;
+
+        if (!t || (q->body && !body))
+                return -ENOMEM;
+        *t = (Transfer){
+                .client = c,
+                .page_size = q->page_size,
+                .repeat = q->repeat,
+                .timeout_usec = q->timeout_usec,
+                .curl = curl_easy_init(),
+        };
+        memcpy(t->expected_status, q->expected_status, sizeof(t->expected_status));
+        if (!t->curl || copy_string(&t->method, q->method) < 0 ||
+            copy_string(&t->path, q->path) < 0 || copy_string(&t->query, q->query) < 0 ||
+            copy_string(&t->if_match, q->if_match) < 0 ||
+            copy_string(&t->continuation, q->continuation) < 0 ||
+            copy_string(&t->what, q->what) < 0 || copy_string(&t->body, body) < 0)
+                return -ENOMEM;
+        *ret = TAKE_PTR(t);
+        return 0;
+}
+
+int registry_client_start(RegistryClient *c, const RegistryRequest *request, OnDone on_done,
+                          void *userdata) {
+        Transfer *t;
+
+        if (transfer_new(c, request, &t) < 0)
+                return say_out_of_memory();
+        t->on_done = on_done;
+        t->userdata = userdata;
+        t->next = c->transfers;
+        c->transfers = t;
+        c->n_transfers++;
+        return EX_OK;
+}
+
+/* Starts what is due; the time of the next that is not, or USEC_INFINITY. */
+static usec_t begin_due(RegistryClient *c) {
+        usec_t now = now_usec(CLOCK_MONOTONIC), next_usec = USEC_INFINITY;
+
+        for (Transfer *t = c->transfers, *next; t; t = next) {
+                usec_t begin_usec = MAX(t->begin_usec, c->paused_until_usec);
+
+                next = t->next; /* one that cannot begin is gone afterwards */
+                if (t->running)
+                        continue;
+                if (begin_usec <= now)
+                        begin(t);
+                else
+                        next_usec = MIN(next_usec, begin_usec);
+        }
+        return next_usec;
+}
+
+static void collect(RegistryClient *c) {
+        CURLMsg *m;
+        int left;
+
+        while ((m = curl_multi_info_read(c->multi, &left))) {
+                CURLcode k = m->data.result;
+                char *p = NULL;
+                Transfer *t;
+
+                if (m->msg != CURLMSG_DONE)
+                        continue;
+                /* Both cannot fail for a handle that was added with it. */
+                (void) curl_easy_getinfo(m->easy_handle, CURLINFO_PRIVATE, &p);
+                t = (Transfer *) (void *) p;
+                (void) curl_multi_remove_handle(c->multi, t->curl);
+                t->running = false;
+                conclude(t, k);
+        }
+}
+
+unsigned registry_client_wait(RegistryClient *c, usec_t timeout_usec) {
+        const usec_t end_usec = usec_add(now_usec(CLOCK_MONOTONIC), timeout_usec);
+        const uint64_t before = c->n_ended;
+
+        while (c->n_transfers > 0 && c->n_ended == before) {
+                usec_t next_usec = MIN(begin_due(c), end_usec), now;
+                int running = 0;
+
+                if (curl_multi_perform(c->multi, &running) != CURLM_OK)
+                        break;
+                collect(c);
+                if (c->n_ended != before)
+                        break;
+                next_usec = MIN(next_usec, begin_due(c));
+                now = now_usec(CLOCK_MONOTONIC);
+                if (now >= end_usec)
+                        break;
+                if (next_usec > now) {
+                        usec_t span = MIN(next_usec - now, 60 * USEC_PER_SEC);
+
+                        errno = 0;
+                        if (curl_multi_poll(c->multi, NULL, 0,
+                                            (int) ((span + USEC_PER_MSEC - 1) / USEC_PER_MSEC),
+                                            NULL) != CURLM_OK ||
+                            errno == EINTR)
+                                break;
+                }
+        }
+        return c->n_transfers;
+}
+
+typedef struct Single {
+        bool done;
+        int exit_code;
+        RegistryAnswer answer;
+} Single;
+
+static void on_single_done(int exit_code, const RegistryAnswer *a, void *userdata) {
+        Single *s = userdata;
+
+        s->done = true;
+        s->exit_code = exit_code;
+        s->answer = (RegistryAnswer){
+                .status = a->status,
+                .body = json_object_get(a->body),
+                .continuation = a->continuation ? strdup(a->continuation) : NULL,
+                .item_type = a->item_type ? strdup(a->item_type) : NULL,
+        };
+        if (a->continuation && !s->answer.continuation) /* it would look like the last page */
+                s->exit_code = say_out_of_memory();
+}
+
+int registry_client_call(RegistryClient *c, const RegistryRequest *request, RegistryAnswer *ret) {
+        Single s = {};
+        int r;
+
+        r = registry_client_start(c, request, on_single_done, &s);
+        if (r != EX_OK)
+                return r;
+        while (!s.done)
+                (void) registry_client_wait(c, USEC_INFINITY); /* s tells when it is over */
+        if (ret)
+                *ret = s.answer;
+        else
+                registry_answer_done(&s.answer);
+        return s.exit_code;
 }

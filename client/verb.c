@@ -16,6 +16,8 @@ const Option global_options[] = {
         { "amqp-port", 0, "PORT", "AMQP port of the hub (default: 5671)", option_port,
           offsetof(Globals, amqp_port) },
         { "json", 0, NULL, "Print JSON, for programs", option_flag, offsetof(Globals, json) },
+        { "verbose", 'v', NULL, "Show what goes to the hub and comes back, without secrets",
+          option_flag, offsetof(Globals, verbose) },
         { "help", 'h', NULL, "Show this help", option_flag, offsetof(Globals, help) },
         { "version", 0, NULL, "Show the version", option_flag, offsetof(Globals, version) },
         {},

@@ -15,6 +15,7 @@ typedef struct Globals {
         unsigned https_port;
         unsigned amqp_port;
         bool json;
+        bool verbose;
         bool help;
         bool version;
 } Globals;
@@ -23,6 +24,7 @@ typedef struct Verb Verb;
 
 struct Verb {
         const char *group;       /* "device", or NULL */
+        bool hub;                /* talks to the hub, else to iothubd */
         const char *name;        /* "create" */
         const char *arguments;   /* "ID", for the usage line; NULL: takes none */
         int arguments_min;       /* fewer or more are a usage error */
@@ -36,8 +38,11 @@ struct Verb {
 };
 
 extern const Verb verb_send, verb_status, verb_flush, verb_simulate;
-extern const Verb verb_device_create, verb_device_show, verb_device_list, verb_device_delete,
+extern const Verb verb_device_create, verb_device_show, verb_device_list, verb_device_update,
+                verb_device_enable, verb_device_disable, verb_device_delete, verb_device_renew_key,
                 verb_device_connection_string;
+extern const Verb verb_module_create, verb_module_show, verb_module_list, verb_module_update,
+                verb_module_delete, verb_module_renew_key, verb_module_connection_string;
 
 extern const Option global_options[];
 

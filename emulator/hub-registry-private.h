@@ -97,3 +97,9 @@ int registry_no_job(const RegistryCall *c, RegistryAnswer *a);
 
 /* Calls a method of a device. */
 int registry_invoke(const RegistryCall *c, RegistryAnswer *a);
+int registry_bulk(const RegistryCall *c, RegistryAnswer *a);
+int registry_query(const RegistryCall *c, RegistryAnswer *a);
+int registry_get_twin(const RegistryCall *c, RegistryAnswer *a);
+int registry_patch_twin(const RegistryCall *c, RegistryAnswer *a);
+int registry_put_twin(const RegistryCall *c, RegistryAnswer *a);
+int registry_purge(const RegistryCall *c, RegistryAnswer *a);

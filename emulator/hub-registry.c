@@ -51,6 +51,15 @@ static const struct {
         Handler handler;
 } routes[] = {
         { "GET", "/devices", HUB_RIGHT_REGISTRY_READ, registry_list_devices },
+        { "POST", "/devices", HUB_RIGHT_REGISTRY_WRITE, registry_bulk },
+        { "POST", "/devices/query", HUB_RIGHT_SERVICE_CONNECT, registry_query },
+        { "DELETE", "/devices/{}/commands", HUB_RIGHT_SERVICE_CONNECT, registry_purge },
+        { "GET", "/twins/{}", HUB_RIGHT_SERVICE_CONNECT, registry_get_twin },
+        { "PATCH", "/twins/{}", HUB_RIGHT_SERVICE_CONNECT, registry_patch_twin },
+        { "PUT", "/twins/{}", HUB_RIGHT_SERVICE_CONNECT, registry_put_twin },
+        { "GET", "/twins/{}/modules/{}", HUB_RIGHT_SERVICE_CONNECT, registry_get_twin },
+        { "PATCH", "/twins/{}/modules/{}", HUB_RIGHT_SERVICE_CONNECT, registry_patch_twin },
+        { "PUT", "/twins/{}/modules/{}", HUB_RIGHT_SERVICE_CONNECT, registry_put_twin },
         { "GET", "/devices/{}", HUB_RIGHT_REGISTRY_READ, registry_get_identity },
         { "PUT", "/devices/{}", HUB_RIGHT_REGISTRY_WRITE, registry_put_identity },
         { "DELETE", "/devices/{}", HUB_RIGHT_REGISTRY_WRITE, registry_delete_identity },

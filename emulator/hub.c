@@ -22,6 +22,7 @@
 #define HUB_DEVICES_MAX 1000000U      /* identities per hub: the service's own limit */
 #define HUB_MODULES_MAX 50U           /* per device, likewise */
 #define CUTS_MAX 4096U
+#define NOTICES_MAX 4096U
 #define LINE_BYTES_KEPT (1024U * 1024U) /* a line buffer that grew past this is given back */
 
 static const struct {
@@ -62,6 +63,9 @@ struct Hub {
         char **cuts;
         size_t n_cuts;
         atomic_bool has_cuts; /* lets the broker's thread look without the mutex */
+        HubNotice *notices;   /* a ring of NOTICES_MAX, made with the first */
+        size_t first_notice, n_notices;
+        atomic_bool has_notices;
 
         LineLog events; /* the broker's thread */
         uint64_t next_sequence;
@@ -85,6 +89,9 @@ Hub *hub_free(Hub *h) {
         for (size_t i = 0; i < h->n_cuts; i++)
                 free(h->cuts[i]);
         free(h->cuts);
+        for (; h->n_notices > 0; h->n_notices--)
+                hub_notice_done(h->notices + h->first_notice++ % NOTICES_MAX);
+        free(h->notices);
         hub_store_free(h->store);
         line_log_done(&h->events);
         buffer_done(&h->line);
@@ -644,6 +651,63 @@ int hub_device_delete(Hub *h, const char *id, const char *module_id, const uint6
         if (r < 0)
                 return r;
         return hub_end(h, delete_locked(h, id, module_id, if_etag, reterr_etag));
+}
+
+int hub_device_store_twin(Hub *h, const HubDevice *d) {
+        return hub_store_put(h->store, d);
+}
+
+void hub_notice_done(HubNotice *n) {
+        free(n->client_id);
+        free(n->text);
+        *n = (HubNotice) { 0 };
+}
+
+static int add_notice_locked(Hub *h, const HubNotice *n) {
+        HubNotice copy = { .version = n->version };
+
+        if (!h->notices)
+                h->notices = calloc(NOTICES_MAX, sizeof(*h->notices));
+        copy.client_id = strdup(n->client_id);
+        copy.text = strdup(n->text);
+        if (!h->notices || !copy.client_id || !copy.text) {
+                hub_notice_done(&copy);
+                return -ENOMEM;
+        }
+        if (h->n_notices == NOTICES_MAX) {
+                hub_notice_done(h->notices + h->first_notice);
+                h->first_notice = (h->first_notice + 1) % NOTICES_MAX;
+                h->n_notices--;
+        }
+        h->notices[(h->first_notice + h->n_notices++) % NOTICES_MAX] = copy;
+        atomic_store(&h->has_notices, true);
+        return 0;
+}
+
+int hub_notice_add(Hub *h, const HubNotice *n) {
+        int r;
+
+        lock(h);
+        r = add_notice_locked(h, n);
+        unlock(h);
+        return r;
+}
+
+int hub_notice_take(Hub *h, HubNotice *ret) {
+        int r = 0;
+
+        if (!atomic_load(&h->has_notices))
+                return 0;
+        lock(h);
+        if (h->n_notices > 0) {
+                *ret = h->notices[h->first_notice];
+                h->first_notice = (h->first_notice + 1) % NOTICES_MAX;
+                h->n_notices--;
+                r = 1;
+        }
+        atomic_store(&h->has_notices, h->n_notices > 0);
+        unlock(h);
+        return r;
 }
 
 typedef struct Walk {

@@ -65,6 +65,9 @@ int hub_device_delete(Hub *h, const char *id, const char *module_id, const uint6
 /* module_id NULL: the device. 0, -ENOENT or -errno. */
 int hub_device_get(Hub *h, const char *id, const char *module_id, HubDevice *ret);
 
+/* Stores d's twin with the identity, whose etag stays. Between hub_begin() and hub_end(). 0 or -errno. */
+int hub_device_store_twin(Hub *h, const HubDevice *d);
+
 /* Identities in the order of their ids, those behind (device_id, module_id) where given. */
 typedef struct HubRange {
         bool modules;            /* else devices */
@@ -87,6 +90,23 @@ void hub_device_note(Hub *h, const char *client_id, bool connected, usec_t activ
 /* Takes the client id of the next identity whose connections must end because it was disabled or deleted;
  * the caller's. NULL: none. Cheap when there is none. */
 char *hub_take_cut(Hub *h);
+
+/* A change of desired properties that the client with that id is to hear of; members are owned, see
+ * hub_notice_done(). */
+typedef struct HubNotice {
+        char *client_id; /* "ID" or "ID/MID" */
+        char *text;      /* the JSON object: the change, and $version */
+        uint64_t version;
+} HubNotice;
+
+void hub_notice_done(HubNotice *n);
+
+/* Leaves a notice for the broker's thread; members are copied. One too many is dropped, oldest first: a
+ * client that was gone reads its twin anyway. 0 or -ENOMEM. */
+int hub_notice_add(Hub *h, const HubNotice *n);
+
+/* Takes the oldest notice; *ret is the caller's. 1, or 0: none. Cheap when there is none. */
+int hub_notice_take(Hub *h, HubNotice *ret);
 
 typedef struct HubEvent {
         const char *device_id;

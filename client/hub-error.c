@@ -1,0 +1,311 @@
+#include "client/hub-error.h"
+
+#include <strings.h>
+
+#include "lib/json-util.h"
+#include "lib/parse-util.h"
+#include "client/output.h"
+
+#define BODY_DEPTH_MAX 16
+#define RAW_TEXT_MAX 200 /* of a body that is no JSON, such as a gateway's page */
+
+#define THROTTLED "wait, send less at a time, or add units to the hub"
+#define PASSING "a fault of the service: try again; see the hub's status page if it lasts"
+#define LOGIN                                                                                      \
+        "check the policy's name, key and rights, the HostName, and this machine's clock "         \
+        "(timedatectl)"
+
+const HubErrorRule hub_error_rules[] = {
+        { 400000, "GenericBadRequest", "the request is malformed", NULL, EX_DATAERR },
+        { 400001, "InvalidProtocolVersion", "the hub does not speak this version of its interface",
+          "update iothubctl", EX_PROTOCOL },
+        { 400003, "InvalidOperation", "not possible for this device", NULL, EX_DATAERR },
+        { 400004, "ArgumentInvalid", "a value is not allowed",
+          "the hub's text names it; ids, limits and the query language are in the manual",
+          EX_DATAERR },
+        { 400005, "ArgumentNull", "a value is missing", NULL, EX_DATAERR },
+        { 400006, "IotHubFormatError", "the hub cannot read the request",
+          "report it with the tracking id (--verbose)", EX_DATAERR },
+        { 400008, "BlobContainerValidationError", "the storage container is not usable",
+          "check its address and access token", EX_DATAERR },
+        { 400012, "DeserializationError", "the hub cannot read the JSON", NULL, EX_DATAERR },
+        { 400013, "BulkRegistryOperationFailure", "some of the devices could not be changed",
+          "see the error of each", EX_DATAERR },
+        { 400014, "DefaultStorageEndpointNotConfigured", "the hub has no storage account",
+          "link one in the portal", EX_DATAERR },
+        { 400015, "InvalidFileUploadCorrelationId", "the upload's id is wrong", NULL, EX_DATAERR },
+        { 400016, "ExpiredFileUploadCorrelationId", "the upload was told too late",
+          "start it again", EX_DATAERR },
+        { 400020, "InvalidStorageEndpointOrBlob", "the storage refused",
+          "check the rights on the container", EX_DATAERR },
+        { 400023, "EtagDoesNotMatch", "it was changed meanwhile",
+          "look at it again, then repeat; --force overrides", EXIT_TRY_AGAIN },
+        { 400024, "RequestTimedOut", "the hub gave up waiting", "try again", EXIT_TRY_AGAIN },
+        { 400027, "ConnectionForcefullyClosedOnNewConnection",
+          "two clients connect with one identity", "look for a copy of the device or a test tool",
+          EX_DATAERR },
+        { 400028, "InvalidDeviceScope", "the scope is not that of an edge device",
+          "name the parent with --parent; an edge device's own scope never changes", EX_DATAERR },
+        { 400029, "ConnectionForcefullyClosedOnFaultInjection", "the service was upgraded", NULL,
+          EXIT_TRY_AGAIN },
+        { 400030, "ConnectionRejectedOnFaultInjection", "the service is being upgraded", "try again",
+          EXIT_TRY_AGAIN },
+        { 400035, "InvalidPolicyKey", "no such kind of key", NULL, EX_DATAERR },
+        { 400036, "BulkRegenerateDeviceKeyOperationFailure", "some keys could not be renewed",
+          "see the error of each", EX_DATAERR },
+        { 401000, "GenericUnauthorized", "the hub refuses the login", LOGIN, EX_NOPERM },
+        { 401001, "IotHubNotFound", "no hub of that name", "check HostName", EX_NOPERM },
+        { 401002, "IotHubUnauthorizedAccess", "the hub refuses the login",
+          LOGIN "; for a module, that its device exists and is enabled", EX_NOPERM },
+        { 401003, "IotHubUnauthorized", "the hub refuses the login", LOGIN, EX_NOPERM },
+        { 403000, "GenericForbidden", "the hub does not allow it", NULL, EX_NOPERM },
+        { 403001, "IotHubSuspended", "the hub is suspended", "check the subscription in the portal",
+          EX_NOPERM },
+        { 403002, "IotHubQuotaExceeded", "the day's messages are used up",
+          "wait for 00:00 UTC, add units, or raise the tier", EXIT_TRY_AGAIN },
+        { 403003, "JobQuotaExceeded", "another import or export job runs", "wait for its end",
+          EXIT_TRY_AGAIN },
+        { 403004, "DeviceMaximumQueueDepthExceeded", "50 messages wait for the device already",
+          "iothubctl c2d purge empties its queue", EXIT_TRY_AGAIN },
+        { 403006, "DeviceMaximumActiveFileUploadLimitExceeded",
+          "10 uploads of the device are under way", "let the device tell the end of each",
+          EXIT_TRY_AGAIN },
+        { 403007, "DeviceMaximumQueueSizeExceeded", "too many bytes wait for the device",
+          "iothubctl c2d purge empties its queue", EXIT_TRY_AGAIN },
+        { 403009, "InvalidMessageExpiryTime", "the expiry is past or too far", NULL, EX_DATAERR },
+        { 403010, "OperationNotAvailableInCurrentTier", "the hub's tier lacks this",
+          "twins, methods and messages to devices need the Standard tier", EX_NOPERM },
+        { 403012, "DeviceDisabled", "the device is disabled", "iothubctl device enable",
+          EX_NOPERM },
+        { 403800, "DeviceMaximumInflightMethodExceeded", "too many calls of the device are open",
+          "try again", EXIT_TRY_AGAIN },
+        { 404000, "GenericNotFound", "not found", NULL, EXIT_NOT_FOUND },
+        { 404001, "DeviceNotFound", "device not found",
+          "check spelling and case; iothubctl device list", EXIT_NOT_FOUND },
+        { 404002, "JobNotFound", "job not found", NULL, EXIT_NOT_FOUND },
+        { 404010, "ModuleNotFound", "module not found",
+          "check spelling and case; iothubctl module list", EXIT_NOT_FOUND },
+        { 404012, "IotHubFailingOver", "the hub moves to another region", "wait",
+          EXIT_TRY_AGAIN },
+        { 404013, "FeatureNotSupported", "the hub's tier or region lacks this", NULL, EX_NOPERM },
+        { 404103, "DeviceNotOnline", "the device is not connected, or takes no methods",
+          "is it running, and has it subscribed to methods? --connect-timeout waits for it",
+          EX_NOHOST },
+        { 404104, "DeviceConnectionClosedRemotely", "the device's connection ended",
+          "try again", EXIT_TRY_AGAIN },
+        { 404301, "ConfigurationNotFound", "configuration not found", NULL, EXIT_NOT_FOUND },
+        { 405000, "GenericMethodNotAllowed", "the hub does not know this call", NULL, EX_PROTOCOL },
+        { 405102, "OperationNotAllowedInCurrentState", "not possible now", "try again later",
+          EXIT_TRY_AGAIN },
+        { 409000, "GenericConflict", "it exists already", NULL, EXIT_EXISTS },
+        { 409001, "DeviceAlreadyExists", "the device exists already",
+          "choose another id, or iothubctl device update", EXIT_EXISTS },
+        { 409002, "LinkCreationConflict", "the device's older connection is still there",
+          "try again", EXIT_TRY_AGAIN },
+        { 409103, "JobAlreadyExists", "the job exists already", NULL, EXIT_EXISTS },
+        { 409301, "ModuleAlreadyExistsOnDevice", "the module exists already",
+          "choose another id, or iothubctl module update", EXIT_EXISTS },
+        { 409401, "ConfigurationAlreadyExists", "the configuration exists already", NULL,
+          EXIT_EXISTS },
+        { 412000, "GenericPreconditionFailed", "it was changed meanwhile",
+          "look at it again, then repeat; --force overrides", EXIT_TRY_AGAIN },
+        { 412001, "PreconditionFailed", "it was changed meanwhile",
+          "look at it again, then repeat; --force overrides", EXIT_TRY_AGAIN },
+        { 412002, "DeviceMessageLockLost", "the message was settled too late",
+          "it comes again; settle within 60 s", EXIT_TRY_AGAIN },
+        { 413000, "GenericRequestEntityTooLarge", "the request is too large", NULL, EX_DATAERR },
+        { 413001, "MessageTooLarge", "the message is too large",
+          "256 KB from devices and 64 KB to them are the limits: split it", EX_DATAERR },
+        { 413002, "TooManyDevices", "the hub's registry is full",
+          "delete devices, or use another hub", EX_DATAERR },
+        { 415000, "GenericUnsupportedMediaType", "the hub does not know the Content-Type", NULL,
+          EX_PROTOCOL },
+        { 429000, "GenericTooManyRequests", "the hub is throttling", THROTTLED, EXIT_TRY_AGAIN },
+        { 429001, "ThrottlingException", "the hub is throttling", THROTTLED, EXIT_TRY_AGAIN },
+        { 429002, "ThrottlingBacklogLimitExceeded", "the hub is throttling: its backlog is full",
+          THROTTLED, EXIT_TRY_AGAIN },
+        { 429003, "ThrottlingBacklogTimeout", "the hub is throttling: the call waited too long",
+          THROTTLED, EXIT_TRY_AGAIN },
+        { 429004, "ThrottlingMaxActiveJobCountExceeded", "too many jobs are active",
+          "wait for the end of one", EXIT_TRY_AGAIN },
+        { 429005, "DeviceThrottlingLimitExceeded", "the hub is throttling this device",
+          "spread the load", EXIT_TRY_AGAIN },
+        { 499000, "ClientClosedRequest", "the call was cut off", "try again", EXIT_TRY_AGAIN },
+        { 500000, "GenericServerError", "the hub failed", PASSING, EXIT_TRY_AGAIN },
+        { 500001, "ServerError", "the hub failed",
+          PASSING "; look first whether the change was made", EXIT_TRY_AGAIN },
+        { 500008, "GenericTimeout", "the hub gave up waiting", PASSING, EXIT_TRY_AGAIN },
+        { 502000, "GenericBadGateway", "the hub's gateway failed", PASSING, EXIT_TRY_AGAIN },
+        { 503000, "GenericServiceUnavailable", "the hub is not available", PASSING,
+          EXIT_TRY_AGAIN },
+        { 503001, "ServiceUnavailable", "the hub is not available", PASSING, EXIT_TRY_AGAIN },
+        { 503003, "PartitionNotFound", "a part of the hub is moving", PASSING, EXIT_TRY_AGAIN },
+        { 503005, "ServerBusy", "the hub is busy", PASSING, EXIT_TRY_AGAIN },
+        { 503006, "IotHubRestoring", "the hub is being restored", "wait", EXIT_TRY_AGAIN },
+        { 503101, "ConnectionUnavailable", "the hub is not available", PASSING, EXIT_TRY_AGAIN },
+        { 503102, "DeviceUnavailable", "the device's part of the hub is not available", PASSING,
+          EXIT_TRY_AGAIN },
+        { 504000, "GenericGatewayTimeout", "no answer in time", PASSING, EXIT_TRY_AGAIN },
+        { 504101, "GatewayTimeout", "the device did not answer in time; the method may have run",
+          "raise --timeout, or look at the device before calling again", EXIT_TRY_AGAIN },
+        {},
+};
+
+/* Spellings that differ between the documents and the services. */
+static const struct {
+        const char *name;
+        unsigned code;
+} aliases[] = {
+        { "IotHubUnauthorizedException", 401003 },
+        { "Unauthorized", 401000 },
+        { "ThrottleBacklogLimitExceeded", 429002 },
+        { "ThrottlingBacklogLimit", 429002 },
+        { "PreconditionFailedException", 412001 },
+        { "DeviceNotFoundException", 404001 },
+};
+
+const HubErrorRule *hub_error_find(unsigned code, const char *name) {
+        if (code == 404102) /* printed so in one table of the documents */
+                code = 404103;
+        if (code == 409104)
+                code = 409103;
+        for (size_t i = 0; code == 0 && name && i < ELEMENTSOF(aliases); i++)
+                if (strcasecmp(name, aliases[i].name) == 0)
+                        code = aliases[i].code;
+        for (const HubErrorRule *r = hub_error_rules; r->code != 0; r++)
+                if (code != 0 ? r->code == code : name && strcasecmp(r->name, name) == 0)
+                        return r;
+        return NULL;
+}
+
+static const HubErrorRule *rule_of_status(long status) {
+        static const HubErrorRule refused = { 400000, "", "the hub refuses it", NULL, EX_DATAERR };
+        static const HubErrorRule failed = { 500000, "", "the hub failed", PASSING,
+                                             EXIT_TRY_AGAIN };
+        static const HubErrorRule strange = { 0, "", "the hub's answer is not understood", NULL,
+                                              EX_PROTOCOL };
+        const HubErrorRule *r = status > 0 ? hub_error_find((unsigned) status * 1000, NULL) : NULL;
+
+        if (r)
+                return r;
+        return status >= 500 ? &failed : status >= 400 ? &refused : &strange;
+}
+
+static struct json_object *parse_object(const char *text, size_t n) {
+        struct json_tokener *t = json_tokener_new_ex(BODY_DEPTH_MAX);
+        struct json_object *o = NULL;
+
+        if (!t)
+                return NULL;
+        if (n > 0 && n <= INT32_MAX)
+                o = json_tokener_parse_ex(t, text, (int) n);
+        json_tokener_free(t);
+        if (o && !json_object_is_type(o, json_type_object)) {
+                json_object_put(o);
+                o = NULL;
+        }
+        return o;
+}
+
+static int set(char **to, const char *s, size_t n) {
+        if (n == 0 || *to)
+                return 0;
+        *to = strndup(s, n);
+        return *to ? 0 : -ENOMEM;
+}
+
+static int set_member(struct json_object *o, const char *field, char **to) {
+        const char *s;
+        size_t n;
+
+        return json_get_string(o, field, &s, &n) > 0 ? set(to, s, strlen(s)) : 0;
+}
+
+/* {"errorCode":404103,"trackingId":..,"message":..}; the code may also be a name. */
+static int read_coded(struct json_object *o, HubError *e) {
+        const char *code = NULL;
+        uint64_t number = 0;
+        int r = 0;
+
+        if (json_get_u64(o, "errorCode", &number) > 0 && number <= 999999)
+                e->code = (unsigned) number;
+        else if (json_get_string(o, "errorCode", &code, NULL) > 0) {
+                if (parse_u64_range(code, 100000, 999999, &number) >= 0)
+                        e->code = (unsigned) number;
+                else
+                        r = set(&e->name, code, strlen(code));
+        }
+        if (r >= 0)
+                r = set_member(o, "message", &e->text);
+        return r < 0 ? r : set_member(o, "trackingId", &e->tracking_id);
+}
+
+/* "ErrorCode:NAME;text", or an object as text, or just text. */
+static int read_message(const char *message, HubError *e) {
+        const char *rest = startswith(message, "ErrorCode:");
+        _cleanup_json_ struct json_object *inner = NULL;
+        size_t n;
+        int r;
+
+        if (rest) {
+                n = strcspn(rest, ";");
+                r = set(&e->name, rest, n);
+                if (r >= 0 && rest[n] == ';')
+                        r = set(&e->text, rest + n + 1, strlen(rest + n + 1));
+                return r;
+        }
+        if (message[0] == '{')
+                inner = parse_object(message, strlen(message));
+        return inner ? read_coded(inner, e) : set(&e->text, message, strlen(message));
+}
+
+static int read_tracking(struct json_object *o, HubError *e) {
+        const char *s, *rest;
+
+        if (json_get_string(o, "ExceptionMessage", &s, NULL) <= 0)
+                return 0;
+        rest = startswith(s, "Tracking ID:");
+        return set(&e->tracking_id, rest ? rest : s, strlen(rest ? rest : s));
+}
+
+/* A page of a gateway is no sentence; a short line may be one. */
+static int read_raw(const char *body, size_t n, HubError *e) {
+        if (n == 0 || n > RAW_TEXT_MAX || body[0] == '<' || memchr(body, '\n', n) ||
+            memchr(body, '\0', n) || body[0] == '[' || body[0] == '{' || (n == 4 && memcmp(body, "null", 4) == 0))
+                return 0;
+        return set(&e->text, body, n);
+}
+
+int hub_error_parse(long status, const char *header, const char *body, size_t n, HubError *ret) {
+        _cleanup_json_ struct json_object *o = parse_object(body, n);
+        HubError e = {};
+        const char *message;
+        int r = 0;
+
+        if (header && *header)
+                r = set(&e.name, header, strlen(header));
+        if (r >= 0 && !o)
+                r = read_raw(body, n, &e);
+        if (r >= 0 && o && json_get_string(o, "Message", &message, NULL) > 0)
+                r = read_message(message, &e);
+        if (r >= 0 && o)
+                r = read_tracking(o, &e);
+        if (r >= 0 && o)
+                r = read_coded(o, &e);
+
+        e.rule = e.code != 0 ? hub_error_find(e.code, NULL) : NULL;
+        if (!e.rule && e.name)
+                e.rule = hub_error_find(0, e.name);
+        e.known = e.rule;
+        if (!e.rule)
+                e.rule = rule_of_status(status);
+        *ret = e;
+        return r;
+}
+
+void hub_error_done(HubError *e) {
+        free(e->name);
+        free(e->text);
+        free(e->tracking_id);
+        *e = (HubError){};
+}

@@ -1,0 +1,36 @@
+/* hub-error.h: what the errors of a hub mean, and what to do about them. Pure.
+ * Sources: docs/hub-limits.md, "Codes". */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "lib/macro.h"
+
+typedef struct HubErrorRule {
+        unsigned code;       /* six digits, the first three the HTTP status */
+        const char *name;    /* as in the header iothub-errorcode */
+        const char *meaning; /* ends no sentence */
+        const char *remedy;  /* or NULL: nothing to advise */
+        int exit_code;
+} HubErrorRule;
+
+typedef struct HubError {
+        const HubErrorRule *rule; /* never NULL: at least that of the HTTP status */
+        bool known;               /* rule is the code's own, not only its status's */
+        unsigned code;            /* 0: the hub gave none */
+        char *name;               /* as the hub wrote it, or NULL */
+        char *text;               /* the hub's own words, or NULL */
+        char *tracking_id;        /* or NULL */
+} HubError;
+
+/* Takes an answer apart, of the many shapes there are; header: iothub-errorcode or NULL. No body fails:
+ * what is not understood is absent. 0 or -ENOMEM. hub_error_done() is needed in either case. */
+int hub_error_parse(long status, const char *header, const char *body, size_t n, HubError *ret);
+void hub_error_done(HubError *e);
+
+/* By number or, where that is 0, by name in any case; NULL: not in the table. */
+const HubErrorRule *hub_error_find(unsigned code, const char *name);
+
+/* The table, for tests and the manual; ends with code 0. */
+extern const HubErrorRule hub_error_rules[];

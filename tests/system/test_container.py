@@ -69,7 +69,7 @@ def the_machine():
 
 
 def install(machine, hub):
-    """As the README says."""
+    """As docs/hacking.md says."""
     subprocess.run(["meson", "install", "-C", BUILD, "--destdir", machine.root, "--no-rebuild", "--quiet"],
                    check=True, stdout=subprocess.DEVNULL)
     machine.story.append("root@gateway # ninja -C build install")

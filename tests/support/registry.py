@@ -3,6 +3,7 @@ import base64
 import hashlib
 import hmac
 import json
+import os
 import subprocess
 import time
 import urllib.parse
@@ -37,8 +38,10 @@ class Registry:
         arguments = ["curl", "-sS", "-i", "--cacert", self.hub.ca_file, "-X", method]
         if authorization == "owner":
             authorization = token("localhost", self.key, self.policy)
-        if authorization:
-            arguments += ["-H", f"Authorization: {authorization}"]
+        secret_fd, fd = os.pipe()  # a token has no place in the process list
+        with os.fdopen(fd, "w", encoding="utf-8") as f:
+            f.write(f"Authorization: {authorization}\n" if authorization else "")
+        arguments += ["-H", f"@/dev/fd/{secret_fd}"]
         if if_match is not None:
             arguments += ["-H", f"If-Match: {if_match}"]
         if body is not None:
@@ -47,7 +50,12 @@ class Registry:
         else:
             data = ""
         arguments.append(f"https://localhost:{self.hub.https_port}{path}{'&' if '?' in path else '?'}{query}")
-        done = subprocess.run(arguments, input=data.encode(), capture_output=True, timeout=60, check=True)
+        try:
+            done = subprocess.run(
+                arguments, input=data.encode(), capture_output=True, timeout=60, check=True, pass_fds=(secret_fd,)
+            )
+        finally:
+            os.close(secret_fd)
         head, _, content = done.stdout.partition(b"\r\n\r\n")
         lines = head.decode().split("\r\n")
         headers = {k.lower(): v for k, v in (line.split(": ", 1) for line in lines[1:])}

@@ -324,11 +324,23 @@ static uint64_t unmade_bytes(Outbox *o) {
         return (uint64_t) n * o->segment_size;
 }
 
+/* A segment could not be made although statfs showed room: it is not tried again at once, unless there is more room. */
+static void block_create(Outbox *o) {
+        outbox_check_fs(o, true);
+        o->create_blocked_until = usec_add(outbox_now_boottime(o), CREATE_BLOCKED_USEC);
+        o->create_blocked_free = o->fs_free;
+}
+
+static bool create_is_blocked(Outbox *o) {
+        return outbox_now_boottime(o) < o->create_blocked_until &&
+               o->fs_free < o->create_blocked_free + o->segment_size;
+}
+
 static unsigned segments_creatable(Outbox *o) {
         uint64_t taken = o->keep_free + unmade_bytes(o), free_bytes = o->fs_free > taken ? o->fs_free - taken : 0;
         unsigned n = o->n_segments + o->n_evidence + o->n_unremoved;
 
-        if (outbox_now_boottime(o) < o->create_blocked_until || n >= o->n_segments_max)
+        if (n >= o->n_segments_max || create_is_blocked(o))
                 return 0;
         return (unsigned) MIN((uint64_t) (o->n_segments_max - n), free_bytes / o->segment_size);
 }
@@ -383,6 +395,8 @@ static bool new_segment_available(Outbox *o) {
         (void) outbox_expire(o);
         if (segments_available(o) <= o->n_new_planned)
                 close_done_lanes(o);
+        if (segments_available(o) <= o->n_new_planned && (o->n_evidence > 0 || o->options.full == OUTBOX_FULL_DROP_OLDEST))
+                outbox_check_fs(o, true); /* what gives way is gone for good: not for an answer of a second ago */
         while (segments_available(o) <= o->n_new_planned)
                 if (!sacrifice_evidence(o) && (o->options.full != OUTBOX_FULL_DROP_OLDEST || !outbox_drop_oldest(o)))
                         return false;
@@ -1059,7 +1073,7 @@ static void create_done(Outbox *o, OutboxBackgroundJob *job) {
 
         o->creating = false;
         if (j->result < 0) {
-                o->create_blocked_until = usec_add(outbox_now_boottime(o), CREATE_BLOCKED_USEC);
+                block_create(o);
                 outbox_segment_free(o, j->segment);
         } else {
                 j->segment->on_disk = true;
@@ -1195,7 +1209,7 @@ static void disk_failed(Outbox *o, int error) {
         o->probe_delay = o->probe_delay ? MIN(2 * o->probe_delay, PROBE_DELAY_MAX) : PROBE_DELAY_MIN;
         o->probe_at = usec_add(now, o->probe_delay);
         if (error == -ENOSPC || error == -EDQUOT)
-                o->create_blocked_until = usec_add(now, CREATE_BLOCKED_USEC);
+                block_create(o);
         for (size_t i = 0; i < o->n_positions; i++)
                 o->positions[i]->failed = false; /* the next try may take any of them */
         if (first)

@@ -260,7 +260,8 @@ struct Outbox {
         int disk_error;
         usec_t probe_at, probe_delay;
         bool creating;                         /* a spare is being made */
-        usec_t create_blocked_until;           /* the file system had no room for a segment */
+        usec_t create_blocked_until;           /* the file system had no room for a segment, ... */
+        uint64_t create_blocked_free;          /* ... with so much of it free */
         bool is_full, full_noticed, error_noticed;
 
         char *hub, *device;                    /* what the outbox was filled for */

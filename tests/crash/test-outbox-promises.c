@@ -794,3 +794,33 @@ TEST(unreadable_lane_does_not_hold_up_the_others) {
         outbox_model_crash(g.model, MODEL_KILLED);
         rig_done(&g);
 }
+
+/* Goal: drop-oldest drops nothing when there is room again, however short a time after the disk was full. */
+TEST(nothing_is_dropped_when_there_is_room_again) {
+        for (int how = 0; how < 2; how++) {
+                OutboxOptions options = base_options();
+                Rig g;
+
+                options.full = OUTBOX_FULL_DROP_OLDEST;
+                rig_open(&g, &options, 21, UINT64_MAX);
+                for (int i = 0; i < 20; i++)
+                        assert_ok(append_some(g.model, OUTBOX_LANE_NORMAL, 10, 9000, USEC_INFINITY));
+                g.model->trouble = true;
+                sim_disk_set_capacity(g.disk, sim_disk_used(g.disk));
+                if (how == 0) { /* whoever took the room did so after it was looked for */
+                        sim_disk_fail_at(g.disk, 1U << SIM_PWRITE, 0, UINT64_MAX, ENOSPC);
+                        (void) append_some(g.model, OUTBOX_LANE_NORMAL, 1, 9000, USEC_INFINITY);
+                }
+                sim_disk_fail_at(g.disk, 0, 0, 0, 0);
+                sim_disk_set_capacity(g.disk, UINT64_MAX);
+                if (how == 0)
+                        outbox_model_recover(g.model);
+                for (int i = 0; i < 20; i++)
+                        (void) append_some(g.model, OUTBOX_LANE_NORMAL, 10, 9000, USEC_INFINITY);
+                ck_assert_uint_eq(g.model->n_settled[OUTBOX_END_DROPPED], 0);
+                ck_assert_uint_ge(outbox_model_n_queued(g.model), 400);
+                g.model->trouble = true;
+                outbox_model_close(g.model);
+                rig_done(&g);
+        }
+}

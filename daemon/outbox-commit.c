@@ -189,7 +189,8 @@ typedef struct OutboxFileJob {
         int dir_fd;
         char from[OUTBOX_SEGMENT_NAME_MAX], to[OUTBOX_SEGMENT_NAME_MAX]; /* to empty: removed */
         int result;
-        bool counted; /* in n_unremoved */
+        uint32_t size;
+        bool counted; /* in unremoved_bytes */
         struct OutboxFileJob *next;
 } OutboxFileJob;
 
@@ -213,9 +214,19 @@ int outbox_evidence_name_parse(const char *name, uint32_t *ret_number) {
         return 0;
 }
 
-void outbox_evidence_add(Outbox *o, uint32_t number) {
-        if (o->n_evidence < OUTBOX_EVIDENCE_MAX)
-                o->evidence[o->n_evidence++] = number;
+void outbox_evidence_add(Outbox *o, uint32_t number, uint32_t size) {
+        if (o->n_evidence == OUTBOX_EVIDENCE_MAX)
+                return;
+        o->evidence[o->n_evidence].number = number;
+        o->evidence[o->n_evidence++].size = size;
+}
+
+uint64_t outbox_evidence_bytes(const Outbox *o) {
+        uint64_t n = 0;
+
+        for (unsigned i = 0; i < o->n_evidence; i++)
+                n += o->evidence[i].size;
+        return n;
 }
 
 static void evidence_forget(Outbox *o, const char *name) {
@@ -224,7 +235,7 @@ static void evidence_forget(Outbox *o, const char *name) {
         if (outbox_evidence_name_parse(name, &number) < 0)
                 return;
         for (unsigned i = 0; i < o->n_evidence; i++)
-                if (o->evidence[i] == number) {
+                if (o->evidence[i].number == number) {
                         memmove(o->evidence + i, o->evidence + i + 1, (o->n_evidence - i - 1) * sizeof(*o->evidence));
                         o->n_evidence--;
                         return;
@@ -241,14 +252,14 @@ static void file_done(Outbox *o, OutboxBackgroundJob *job) {
         if (j->result < 0 && j->result != -ENOENT && !j->to[0]) {
                 if (!j->counted) {
                         j->counted = true;
-                        o->n_unremoved++;
+                        o->unremoved_bytes += j->size;
                 }
                 j->next = o->unremoved;
                 o->unremoved = j;
                 return;
         }
         if (j->counted) {
-                o->n_unremoved--;
+                o->unremoved_bytes -= j->size;
                 outbox_wake(o);
         }
         free(j);
@@ -274,7 +285,7 @@ void outbox_unremoved_free(Outbox *o) {
         }
 }
 
-static void submit_file_job(Outbox *o, const char *from, const char *to) {
+static void submit_file_job(Outbox *o, const char *from, const char *to, uint32_t size) {
         OutboxFileJob *j = malloc(sizeof(*j));
 
         if (!j)
@@ -283,6 +294,7 @@ static void submit_file_job(Outbox *o, const char *from, const char *to) {
                 .job = { .job = { .run = file_run }, .done = file_done },
                 .io = o->io,
                 .dir_fd = o->dir_fd,
+                .size = size,
         };
         (void) snprintf(j->from, sizeof(j->from), "%s", from);
         (void) snprintf(j->to, sizeof(j->to), "%s", strempty(to));
@@ -295,8 +307,9 @@ static bool sacrifice_evidence(Outbox *o) {
 
         if (o->n_evidence == 0)
                 return false;
-        outbox_evidence_name(o->evidence[--o->n_evidence], name);
-        submit_file_job(o, name, NULL);
+        o->n_evidence--;
+        outbox_evidence_name(o->evidence[o->n_evidence].number, name);
+        submit_file_job(o, name, NULL, o->evidence[o->n_evidence].size);
         return true;
 }
 
@@ -307,8 +320,8 @@ static void discard_segment(Outbox *o, OutboxSegment *s, bool as_evidence) {
         outbox_evidence_name(s->number, aside);
         if (s->on_disk) {
                 if (as_evidence)
-                        outbox_evidence_add(o, s->number);
-                submit_file_job(o, name, as_evidence ? aside : NULL);
+                        outbox_evidence_add(o, s->number, s->size);
+                submit_file_job(o, name, as_evidence ? aside : NULL, s->size);
         }
         outbox_segment_free(o, s);
 }
@@ -317,7 +330,7 @@ static void discard_segment(Outbox *o, OutboxSegment *s, bool as_evidence) {
 
 /* Bytes of segments that are being made: the file system may not show them yet. */
 static uint64_t unmade_bytes(Outbox *o) {
-        unsigned n = o->creating;
+        unsigned n = o->creating + o->n_plan_new;
 
         for (size_t i = 0; o->running && i < o->running->n_writes; i++)
                 n += o->running->writes[i].fresh && !o->running->writes[i].segment->position;
@@ -338,11 +351,12 @@ static bool create_is_blocked(Outbox *o) {
 
 static unsigned segments_creatable(Outbox *o) {
         uint64_t taken = o->keep_free + unmade_bytes(o), free_bytes = o->fs_free > taken ? o->fs_free - taken : 0;
-        unsigned n = o->n_segments + o->n_evidence + o->n_unremoved;
+        uint64_t allowed = (uint64_t) o->n_segments_max * o->segment_size,
+                 used = o->segment_bytes + outbox_evidence_bytes(o) + o->unremoved_bytes;
 
-        if (n >= o->n_segments_max || create_is_blocked(o))
+        if (used >= allowed || create_is_blocked(o))
                 return 0;
-        return (unsigned) MIN((uint64_t) (o->n_segments_max - n), free_bytes / o->segment_size);
+        return (unsigned) (MIN(allowed - used, free_bytes) / o->segment_size);
 }
 
 static bool segment_is_done(const OutboxSegment *s, const OutboxSettledSet *set) {
@@ -351,13 +365,13 @@ static bool segment_is_done(const OutboxSegment *s, const OutboxSettledSet *set)
 
 /* Segments of which every message has ended: they are free as soon as a position says so. */
 static unsigned segments_releasable(Outbox *o) {
-        unsigned n = 0;
+        uint64_t bytes = 0;
 
         for (unsigned lane = 0; lane < OUTBOX_N_MESSAGE_LANES; lane++)
                 for (size_t i = 0; i < o->lanes[lane].n_segments; i++)
                         if (segment_is_done(o->lanes[lane].segments[i], &o->lanes[lane].settled))
-                                n++;
-        return n;
+                                bytes += o->lanes[lane].segments[i]->size;
+        return (unsigned) (bytes / o->segment_size);
 }
 
 static unsigned segments_available(Outbox *o) {
@@ -388,6 +402,16 @@ static void close_done_lanes(Outbox *o) {
                 outbox_release_segments(o); /* a position may have recorded all of it already */
 }
 
+/* Thousands of gaps between messages that still wait, from failures of the disk that alternate with successes, or from
+ * damage: a position that tells them all would leave no room beside it. What is delivered closes them. */
+bool outbox_has_too_many_gaps(const Outbox *o) {
+        size_t n = 0;
+
+        for (unsigned lane = 0; lane < OUTBOX_N_MESSAGE_LANES; lane++)
+                n += o->lanes[lane].settled.n;
+        return n >= OUTBOX_POSITION_RANGES_MAX;
+}
+
 static bool new_segment_available(Outbox *o) {
         if (segments_available(o) > o->n_new_planned)
                 return true;
@@ -404,6 +428,8 @@ static bool new_segment_available(Outbox *o) {
 }
 
 bool outbox_has_room(Outbox *o) {
+        if (outbox_has_too_many_gaps(o))
+                return false;
         if (segments_available(o) <= o->n_new_planned)
                 close_done_lanes(o);
         return segments_available(o) > o->n_new_planned;
@@ -440,23 +466,31 @@ static size_t full_position_size(Outbox *o) {
         return outbox_position_size(&p, o->streams);
 }
 
+/* What a new segment has for messages. */
+static uint64_t fresh_room(Outbox *o) {
+        uint64_t taken = OUTBOX_SEGMENT_HEADER_SIZE + full_position_size(o) + POSITION_SLACK;
+
+        return o->segment_size > taken ? o->segment_size - taken : 0;
+}
+
 bool outbox_admit(Outbox *o, OutboxLane lane, size_t size) {
         OutboxLaneState *l = &o->lanes[lane];
 
+        if (outbox_has_too_many_gaps(o))
+                return false;
         if (l->room < size) {
-                if (!new_segment_available(o))
+                if (fresh_room(o) < size || !new_segment_available(o))
                         return false;
                 o->n_new_planned++;
-                l->room = o->segment_size - OUTBOX_SEGMENT_HEADER_SIZE - full_position_size(o) - POSITION_SLACK;
+                l->room = fresh_room(o);
         }
-        assert(l->room >= size);
         l->room -= size;
         return true;
 }
 
 /* Where the open batch begins: behind what is planned already. What is in it is counted again. */
 void outbox_admission_reset(Outbox *o) {
-        size_t fresh_room = o->segment_size - OUTBOX_SEGMENT_HEADER_SIZE - full_position_size(o) - POSITION_SLACK;
+        uint64_t fresh = fresh_room(o);
 
         o->n_new_planned = 0;
         for (unsigned lane = 0; lane < OUTBOX_N_MESSAGE_LANES; lane++) {
@@ -474,7 +508,7 @@ void outbox_admission_reset(Outbox *o) {
                         size_t size = outbox_record_size(data->data + at);
 
                         if (l->room < size) {
-                                l->room = fresh_room;
+                                l->room = MAX(fresh, (uint64_t) size); /* where it does not fit the plan will say so */
                                 o->n_new_planned++;
                         }
                         l->room -= size;
@@ -523,8 +557,7 @@ static int take_segment(Outbox *o, OutboxSegment **ret) {
                 if (!s)
                         return -ENOMEM;
                 o->next_number++;
-                /* The file system is asked once a second, and a fast disk fills keep_free in less. */
-                o->fs_free -= MIN(o->fs_free, (uint64_t) o->segment_size);
+                o->n_plan_new++;
         }
         s->state = OUTBOX_SEGMENT_TAKEN;
         *ret = s;
@@ -666,8 +699,9 @@ static int plan_lane(Outbox *o, OutboxBatch *b, unsigned lane) {
                         if (r < 0)
                                 return r;
                         offset = w->offset;
-                        n = fitting(data, at, s->size - offset, &last_lane_seq);
-                        assert(n > 0);
+                        n = offset < s->size ? fitting(data, at, s->size - offset, &last_lane_seq) : 0;
+                        if (n == 0)
+                                return -ENOSPC; /* the position before it has grown that much since it was admitted */
                 }
                 w->segment = s;
                 w->offset = offset;
@@ -764,8 +798,13 @@ static int plan_riding_position(Outbox *o, OutboxBatch *b) {
 static int plan_messages(Outbox *o, OutboxBatch *b) {
         int r = 0;
 
+        o->n_plan_new = 0;
         for (unsigned lane = 0; lane < OUTBOX_N_MESSAGE_LANES && r >= 0; lane++)
                 r = plan_lane(o, b, lane);
+        /* The file system is asked once a second, and a fast disk fills keep_free in less. */
+        if (r >= 0)
+                o->fs_free -= MIN(o->fs_free, (uint64_t) o->n_plan_new * o->segment_size);
+        o->n_plan_new = 0;
         if (r >= 0 && !b->has_position)
                 r = plan_riding_position(o, b);
         if (r >= 0 && b->has_position)
@@ -828,6 +867,8 @@ static int plan_position(Outbox *o, OutboxBatch *b, bool full) {
                 }
                 w->segment = s;
                 w->fresh = true;
+                /* Larger than usual only when damage has left thousands of gaps. */
+                s->size = (uint32_t) MAX((uint64_t) s->size, OUTBOX_SEGMENT_HEADER_SIZE + (uint64_t) size);
                 outbox_segment_close_fds(o, s);
                 r = start_use(o, b, s, OUTBOX_LANE_POSITION, o->next_seq, 1, w);
         }

@@ -204,10 +204,13 @@ struct Outbox {
         unsigned n_segments_max, n_segments;   /* message segments that have or get a file */
         uint64_t fs_size, fs_free;
         usec_t fs_checked_at;
-        uint32_t evidence[OUTBOX_EVIDENCE_MAX]; /* numbers of damaged segments kept aside */
+        uint64_t segment_bytes;                /* of these; some may have another size, from before it was changed */
+        struct {
+                uint32_t number, size;
+        } evidence[OUTBOX_EVIDENCE_MAX];       /* damaged segments kept aside */
         unsigned n_evidence;
         struct OutboxFileJob *unremoved;       /* files whose removal failed, to be tried again */
-        unsigned n_unremoved;                  /* those, and those that are being tried again */
+        uint64_t unremoved_bytes;              /* of those, and of those that are being tried again */
 
         uint64_t outbox_id, next_seq, next_batch, durable_seq;
         uint32_t next_number;
@@ -233,6 +236,7 @@ struct Outbox {
         OutboxCall *checkpoint_calls;
         size_t n_checkpoint_calls, checkpoint_calls_allocated;
         unsigned n_new_planned;                /* segments that the open batch will take */
+        unsigned n_plan_new;                   /* files that the batch being planned will make */
 
         OutboxPendingEnd *ends;
         size_t n_ends, ends_allocated;
@@ -296,6 +300,7 @@ int outbox_calls_add(OutboxCall **calls, size_t *n, size_t *allocated, const Out
 
 /* outbox-lane.c: segments of a lane, entries, and the way through the lane */
 OutboxSegment *outbox_segment_new(Outbox *o, bool position, uint32_t number, uint32_t size);
+void outbox_segment_set_size(Outbox *o, OutboxSegment *s, uint32_t size);
 OutboxSegment *outbox_segment_free(Outbox *o, OutboxSegment *s); /* memory and descriptors */
 void outbox_segment_close_fds(Outbox *o, OutboxSegment *s);
 int outbox_lane_reserve_segments(OutboxLaneState *l, size_t n);
@@ -331,6 +336,7 @@ int outbox_batch_open(Outbox *o); /* makes sure that there is an open batch */
 OutboxBatch *outbox_batch_free(OutboxBatch *b);
 bool outbox_admit(Outbox *o, OutboxLane lane, size_t size); /* whether a record finds room; counts it */
 void outbox_admission_reset(Outbox *o);
+bool outbox_has_too_many_gaps(const Outbox *o);
 bool outbox_has_room(Outbox *o); /* for a further segment, without anything giving way */
 void outbox_commit_submit(Outbox *o);
 void outbox_commit_complete(Outbox *o, OutboxBatch *b);
@@ -342,7 +348,8 @@ void outbox_batch_run(OutboxJob *j);
 void outbox_spare_add(Outbox *o, OutboxSegment *s);
 void outbox_evidence_name(uint32_t number, char ret[static OUTBOX_SEGMENT_NAME_MAX]);
 int outbox_evidence_name_parse(const char *name, uint32_t *ret_number);
-void outbox_evidence_add(Outbox *o, uint32_t number);
+void outbox_evidence_add(Outbox *o, uint32_t number, uint32_t size);
+uint64_t outbox_evidence_bytes(const Outbox *o);
 void outbox_remove_again(Outbox *o); /* what could not be removed */
 void outbox_unremoved_free(Outbox *o);
 

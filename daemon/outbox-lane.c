@@ -19,9 +19,17 @@ OutboxSegment *outbox_segment_new(Outbox *o, bool position, uint32_t number, uin
                 .write_fd = -EBADF,
                 .read_fd = -EBADF,
         };
-        if (!position)
+        if (!position) {
                 o->n_segments++;
+                o->segment_bytes += size;
+        }
         return s;
+}
+
+void outbox_segment_set_size(Outbox *o, OutboxSegment *s, uint32_t size) {
+        if (!s->position)
+                o->segment_bytes = o->segment_bytes - s->size + size;
+        s->size = size;
 }
 
 void outbox_segment_close_fds(Outbox *o, OutboxSegment *s) {
@@ -36,8 +44,10 @@ OutboxSegment *outbox_segment_free(Outbox *o, OutboxSegment *s) {
         if (!s)
                 return NULL;
         outbox_segment_close_fds(o, s);
-        if (!s->position)
+        if (!s->position) {
                 o->n_segments--;
+                o->segment_bytes -= s->size;
+        }
         free(s);
         return NULL;
 }

@@ -70,7 +70,7 @@ static int found_file(const char *name, void *userdata) {
 
         if (outbox_evidence_name_parse(name, &number) >= 0) {
                 r->o->next_number = MAX(r->o->next_number, number + 1);
-                outbox_evidence_add(r->o, number);
+                outbox_evidence_add(r->o, number, r->o->segment_size); /* as long as nobody has looked */
                 return 0;
         }
         if (outbox_segment_name_parse(name, &position, &number) < 0)
@@ -176,16 +176,16 @@ static int segment_load(Recovery *r, FoundSegment *f) {
         if (q == -EPROTONOSUPPORT)
                 return q;
         if (q < 0) {
-                bool zeros = q == -ENODATA && size == s->size;
+                bool zeros = q == -ENODATA;
 
-                s->size = (uint32_t) MIN(size, (uint64_t) OUTBOX_SEGMENT_SIZE_MAX);
+                outbox_segment_set_size(r->o, s, (uint32_t) MIN(size, (uint64_t) OUTBOX_SEGMENT_SIZE_MAX));
                 s->end = s->size;
                 f->header_damaged = true;
                 q = segment_from_records(s, r->o->io);
                 /* Zeros as far as one can see are a file that was never used. */
                 return q != 0 ? q : zeros ? 0 : -EBADMSG;
         }
-        s->size = h.size;
+        outbox_segment_set_size(r->o, s, h.size);
         s->end = MIN(size, (uint64_t) h.size);
         s->damaged = size < h.size; /* the size of a segment never changes */
         s->lane = h.lane;
@@ -286,11 +286,11 @@ static int keep_or_remove(Recovery *r, OutboxSegment *s, bool spare) {
         Outbox *o = r->o;
         char name[OUTBOX_SEGMENT_NAME_MAX], aside[OUTBOX_SEGMENT_NAME_MAX];
 
-        if (spare && s->position && o->n_positions < ELEMENTSOF(o->positions)) {
+        if (spare && s->position && s->size == OUTBOX_POSITION_SEGMENT_SIZE && o->n_positions < ELEMENTSOF(o->positions)) {
                 o->positions[o->n_positions++] = s;
                 return 0;
         }
-        if (spare && !s->position) {
+        if (spare && !s->position && s->size == o->segment_size) {
                 outbox_spare_add(o, s);
                 return 0;
         }
@@ -299,11 +299,27 @@ static int keep_or_remove(Recovery *r, OutboxSegment *s, bool spare) {
         if (!spare && !s->position && o->n_evidence < OUTBOX_EVIDENCE_MAX) {
                 outbox_evidence_name(s->number, aside);
                 if (o->io->renameat(o->io, o->dir_fd, name, aside) >= 0)
-                        outbox_evidence_add(o, s->number);
+                        outbox_evidence_add(o, s->number, s->size);
         } else
                 (void) o->io->unlinkat(o->io, o->dir_fd, name); /* the next start tries again */
         outbox_segment_free(o, s);
         return 0;
+}
+
+static void measure_evidence(Outbox *o) {
+        for (unsigned i = 0; i < o->n_evidence; i++) {
+                char name[OUTBOX_SEGMENT_NAME_MAX];
+                uint64_t size;
+                int fd;
+
+                outbox_evidence_name(o->evidence[i].number, name);
+                fd = o->io->openat(o->io, o->dir_fd, name, O_RDONLY | O_CLOEXEC, 0);
+                if (fd < 0)
+                        continue; /* the usual size is a fair guess */
+                if (o->io->fsize(o->io, fd, &size) >= 0)
+                        o->evidence[i].size = (uint32_t) MIN(size, (uint64_t) OUTBOX_SEGMENT_SIZE_MAX);
+                (void) o->io->close(o->io, fd); /* read only */
+        }
 }
 
 /* Opens what is there: segments in use stay in found, spares go to the spares. */
@@ -721,8 +737,10 @@ static int recover(Recovery *r) {
         int q;
 
         q = o->io->list(o->io, o->dir_fd, found_file, r);
-        if (q >= 0)
+        if (q >= 0) {
+                measure_evidence(o);
                 q = load_segments(r);
+        }
         if (q >= 0)
                 q = see_first_records(r);
         if (q < 0)

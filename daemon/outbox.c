@@ -120,8 +120,8 @@ void outbox_check_fs(Outbox *o, bool now) {
 }
 
 uint64_t outbox_used_bytes(Outbox *o) {
-        uint64_t n = (uint64_t) o->n_positions * OUTBOX_POSITION_SEGMENT_SIZE + (uint64_t) o->n_segments * o->segment_size +
-                     (uint64_t) (o->n_evidence + o->n_unremoved) * o->segment_size;
+        uint64_t n = (uint64_t) o->n_positions * OUTBOX_POSITION_SEGMENT_SIZE + o->segment_bytes +
+                     outbox_evidence_bytes(o) + o->unremoved_bytes;
 
         if (o->receipts)
                 n += outbox_receipts_bytes(o->receipts);
@@ -688,10 +688,15 @@ static void note_full(Outbox *o) {
         if (o->is_full)
                 return;
         o->is_full = true;
-        outbox_notice(o, LOG_WARNING, MSG_OUTBOX_FULL,
-                      "The outbox is full, refusing new messages: %" PRIu64 " of %" PRIu64 " bytes used, %" PRIu64
-                      " bytes free on the file system of which %" PRIu64 " are kept free",
-                      outbox_used_bytes(o), o->max_size, o->fs_free, o->keep_free);
+        if (outbox_has_too_many_gaps(o))
+                outbox_notice(o, LOG_WARNING, MSG_OUTBOX_FULL,
+                              "Refusing new messages until some are delivered: damage or failures of the disk have left "
+                              "thousands of gaps between those that wait");
+        else
+                outbox_notice(o, LOG_WARNING, MSG_OUTBOX_FULL,
+                              "The outbox is full, refusing new messages: %" PRIu64 " of %" PRIu64
+                              " bytes used, %" PRIu64 " bytes free on the file system of which %" PRIu64 " are kept free",
+                              outbox_used_bytes(o), o->max_size, o->fs_free, o->keep_free);
 }
 
 static int append_one(Outbox *o, const OutboxMessage *m, OutboxMessageRecord *record) {

@@ -824,3 +824,172 @@ TEST(nothing_is_dropped_when_there_is_room_again) {
                 rig_done(&g);
         }
 }
+
+/* Goal: P5: a call that needs many segments keeps to keep_free, also where somebody else has just taken room. */
+TEST(large_call_leaves_what_is_kept_free) {
+        for (uint64_t free_mib = 0; free_mib < 6; free_mib++) {
+                OutboxOptions options = base_options();
+                uint64_t capacity;
+                Rig g;
+
+                options.keep_free = 4 * MIB;
+                rig_open(&g, &options, 22, 40 * MIB);
+                assert_ok(append_some(g.model, OUTBOX_LANE_NORMAL, 10, 9000, USEC_INFINITY));
+                g.model->trouble = true;
+                capacity = sim_disk_used(g.disk) + (4 + free_mib) * MIB;
+                sim_disk_set_capacity(g.disk, capacity);
+                (void) append_some(g.model, OUTBOX_LANE_BULK, 64, 90000, USEC_INFINITY);
+                ck_assert_msg(capacity - sim_disk_used(g.disk) >= options.keep_free, "%" PRIu64 " bytes are left free",
+                              capacity - sim_disk_used(g.disk));
+                sim_disk_set_capacity(g.disk, UINT64_MAX);
+                outbox_model_recover(g.model);
+                outbox_model_close(g.model);
+                rig_done(&g);
+        }
+}
+
+/* Goal: P5: after segment_size was changed, files of the old size count by their own size: max_size holds, and what is
+ * delivered makes room for as much as before. */
+TEST(segments_of_another_size_count_by_it) {
+        for (int how = 0; how < 2; how++) {
+                OutboxOptions options = base_options();
+                unsigned n = 0;
+                OutboxStats s;
+                Rig g;
+
+                options.max_size = 32 * MIB;
+                options.segment_size = how ? 512 << 10 : 4 * MIB;
+                rig_open(&g, &options, 23, UINT64_MAX);
+                for (int i = 0; i < 30; i++)
+                        assert_ok(append_some(g.model, OUTBOX_LANE_NORMAL, 10, 30000, USEC_INFINITY));
+                outbox_model_close(g.model);
+                g.model->options.segment_size = how ? 4 * MIB : 512 << 10;
+                reopen(&g, true);
+                while (append_some(g.model, OUTBOX_LANE_NORMAL, 10, 30000, USEC_INFINITY) == 0)
+                        ck_assert_uint_lt(++n, 1000);
+                ck_assert_uint_ge(n, 55); /* of some 100 in all, less what was there */
+                outbox_get_stats(g.model->outbox, &s);
+                ck_assert_uint_ge(s.used_bytes + MIB, sim_disk_used(g.disk)); /* letters and receipts come when needed */
+                ck_assert_uint_le(s.used_bytes, sim_disk_used(g.disk) + MIB);
+                confirm_all(g.model);
+                outbox_model_advance(g.model, 2 * USEC_PER_SEC);
+                outbox_model_run(g.model);
+                for (n = 0; append_some(g.model, OUTBOX_LANE_NORMAL, 10, 30000, USEC_INFINITY) == 0; n++)
+                        ck_assert_uint_lt(n, 1000);
+                ck_assert_uint_ge(n, 80);
+                outbox_model_close(g.model);
+                rig_done(&g);
+        }
+}
+
+/* Every other record of these is hit. */
+static void damage_every_other_record(SimDisk *d) {
+        const char *name;
+
+        for (size_t i = 0; (name = find_file(d, "segment-", i)); i++) {
+                uint64_t size = sim_disk_file_size(d, name), offset;
+                _cleanup_free_ uint8_t *data = malloc(size);
+                OutboxSegmentScan scan;
+                OutboxRecord r;
+                size_t n = 0;
+
+                ck_assert(data != NULL);
+                sim_disk_file_read(d, name, 0, data, size);
+                outbox_segment_scan_bytes(&scan, data, size, 0, OUTBOX_SEGMENT_HEADER_SIZE);
+                while (outbox_segment_scan_next(&scan, &r, &offset) > 0)
+                        if (r.kind == OUTBOX_RECORD_MESSAGE && n++ % 2)
+                                sim_disk_file_write(d, name, offset + 8, "damaged", 7);
+                outbox_segment_scan_done(&scan);
+        }
+}
+
+static void process_all(Outbox *o) {
+        for (int i = 0; i < 50; i++)
+                assert_ok(outbox_process(o));
+}
+
+static void on_durable_error(int error, uint64_t first, uint64_t last, uint64_t n_duplicates, void *userdata) {
+        *(int *) userdata = error;
+}
+
+/* Records as small as they can be: all of them in one segment. */
+static void append_empty(Outbox *o, OutboxLane lane, unsigned n) {
+        OutboxMessage m[64];
+
+        for (size_t i = 0; i < ELEMENTSOF(m); i++)
+                m[i] = (OutboxMessage) { .lane = lane, .time_to_live_usec = USEC_INFINITY };
+        for (unsigned i = 0; i < n; i += ELEMENTSOF(m)) {
+                int error = 1;
+
+                assert_ok(outbox_append(o, m, ELEMENTSOF(m), NULL, 0, on_durable_error, &error, NULL));
+                process_all(o);
+                assert_ok(error);
+        }
+}
+
+/* One message as large as a record can be. The error, if not at once then in the report. */
+static int append_largest(Outbox *o) {
+        static const uint8_t body[380 * 1024];
+        OutboxMessage m = { .lane = OUTBOX_LANE_NORMAL, .body = body, .body_size = sizeof(body),
+                            .time_to_live_usec = USEC_INFINITY };
+        int error = 1, r;
+
+        r = outbox_append(o, &m, 1, NULL, 0, on_durable_error, &error, NULL);
+        process_all(o);
+        return r < 0 ? r : error;
+}
+
+static uint64_t deliver_all(Outbox *o) {
+        OutboxDelivery *d;
+        uint64_t n = 0;
+
+        for (int idle = 0; idle < 3;) {
+                if (outbox_next(o, &d) < 0) {
+                        process_all(o);
+                        idle++;
+                        continue;
+                }
+                assert_ok(outbox_settle(o, d->seq, OUTBOX_END_CONFIRMED, NULL));
+                outbox_delivery_free(d);
+                idle = 0;
+                n++;
+        }
+        return n;
+}
+
+/* Goal: P4: also with ten thousand gaps between the messages, whose list alone fills much of a segment, nothing breaks: it
+ * starts, says that it is full, delivers, takes messages again, and forgets nothing in between. */
+TEST(ten_thousand_gaps_are_no_dead_end) {
+        OutboxOptions options = base_options();
+        Outbox *o = NULL;
+        uint64_t n = 0;
+        OutboxStats s;
+        Rig g;
+
+        rig_open(&g, &options, 24, UINT64_MAX);
+        outbox_model_close(g.model);
+        assert_ok(outbox_open("box", &g.model->options, &(OutboxEvents) { 0 }, &o));
+        for (int lane = 0; lane < _OUTBOX_LANE_MAX; lane++)
+                append_empty(o, (OutboxLane) lane, 6400);
+        o = outbox_free(o);
+        damage_every_other_record(g.disk);
+
+        for (int start = 0; start < 3; start++) {
+                assert_ok(outbox_open("box", &g.model->options, &(OutboxEvents) { 0 }, &o));
+                assert_ok(outbox_set_identity(o, "hub.example", "device", false));
+                process_all(o);
+                if (start < 2)
+                        ck_assert_int_eq(append_largest(o), -ENOSPC);
+                else {
+                        n = deliver_all(o);
+                        assert_ok(append_largest(o));
+                        ck_assert_uint_eq(deliver_all(o), 1);
+                }
+                outbox_get_stats(o, &s);
+                ck_assert_uint_eq(s.accepted, s.confirmed + s.queued);
+                o = outbox_free(o);
+        }
+        ck_assert_uint_eq(n, 3 * 3200);
+        ck_assert_uint_eq(s.n_lost_records, 3 * 3200);
+        rig_done(&g);
+}

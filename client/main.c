@@ -27,6 +27,14 @@ static const Verb *const verbs[] = {
         &verb_module_delete,
         &verb_module_renew_key,
         &verb_module_connection_string,
+        &verb_twin_show,
+        &verb_twin_update,
+        &verb_twin_replace,
+        &verb_invoke,
+        &verb_c2d_purge,
+        &verb_query,
+        &verb_stats,
+        &verb_sas,
 };
 
 static void help(void) {

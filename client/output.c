@@ -211,6 +211,15 @@ void print_json(struct json_object *o) {
                 puts(text);
 }
 
+void print_json_pretty(struct json_object *o) {
+        const char *text = json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY |
+                                                                     JSON_C_TO_STRING_SPACED |
+                                                                     JSON_C_TO_STRING_NOSLASHESCAPE);
+
+        if (text)
+                puts(text);
+}
+
 char *format_bytes(char *buf, size_t size, uint64_t bytes) {
         static const char units[] = "BKMGTPE";
         double value = (double) bytes;

@@ -59,6 +59,9 @@ void print_fieldf(const char *name, const char *format, ...) _printf_(2, 3);
 /* The object in one line. */
 void print_json(struct json_object *o);
 
+/* Over many lines, for people; control characters are escaped by JSON itself. */
+void print_json_pretty(struct json_object *o);
+
 #define FORMAT_BYTES_MAX 32U
 
 /* "0B", "512B", "1.5K", "3.0M", "1.0G". Returns buf. */

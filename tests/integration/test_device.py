@@ -2,14 +2,12 @@
 """Goal: the device verbs of iothubctl do in the hub's registry what they say, and give keys to nobody else (P7).
 Method: the emulator's registry, and a hub that fails on request behind the emulator's certificate."""
 import base64
-import http.server
 import json
 import os
-import ssl
 import subprocess
-import threading
 
-from harness import DEADLINE_SEC, IOTHUBCTL, Hub, main, test
+from harness import DEADLINE_SEC, Hub, main, test
+from scripted_hub import against, run
 
 EX_USAGE, EX_DATAERR, EX_NOT_FOUND, EX_UNAVAILABLE, EX_EXISTS = 64, 65, 66, 69, 73
 EX_TEMPFAIL, EX_NOPERM, EX_CONFIG = 75, 77, 78
@@ -17,13 +15,6 @@ FIELDS = (
     *("deviceId", "generationId", "etag", "primaryKey", "secondaryKey", "connectionState", "status", "statusReason"),
     *("lastActivityTime", "cloudToDeviceMessageCount", "isManaged", "authMethod", "connectionString"),
 )
-
-
-def run(*arguments, env=None):
-    clean = {k: v for k, v in os.environ.items() if k not in ("IOTHUB_CONNECTION_STRING", "XDG_CONFIG_HOME")}
-    return subprocess.run(
-        [IOTHUBCTL, *arguments], capture_output=True, text=True, timeout=DEADLINE_SEC, env={**clean, **(env or {})}
-    )
 
 
 def fields(text):
@@ -144,53 +135,6 @@ def tls_is_verified(folder):
             login = f.read().replace("HostName=localhost", "HostName=127.0.0.2")
         r = run("--ca-file", hub.ca_file, *where[2:], env={"IOTHUB_CONNECTION_STRING": login})
         assert r.returncode == EX_UNAVAILABLE, r
-
-
-class FailingHub:
-    """Gives one answer after the other: (status, headers, body)."""
-
-    def __init__(self, folder, answers):
-        outer = self
-        self.answers = list(answers)
-        self.requests = []
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def _answer(self):
-                size = int(self.headers.get("Content-Length") or 0)
-                outer.requests.append((self.command, self.path, self.rfile.read(size), dict(self.headers)))
-                status, headers, body = outer.answers.pop(0)
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = _answer
-
-            def log_message(self, *_):
-                pass
-
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(os.path.join(folder, "server.pem"), os.path.join(folder, "server-key.pem"))
-        self.server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-        self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
-        self.port = self.server.server_address[1]
-
-    def __enter__(self):
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *exception):
-        self.server.shutdown()
-        self.server.server_close()
-
-
-def against(hub, answers, *arguments):
-    """iothubctl against a hub that gives these answers, behind the emulator's certificate."""
-    with FailingHub(os.path.dirname(hub.ca_file), answers) as failing:
-        r = run("--login-file", hub.login_file, "--ca-file", hub.ca_file, "--https-port", str(failing.port), *arguments)
-        return r, failing.requests
 
 
 DEVICE = json.dumps(

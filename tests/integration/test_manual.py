@@ -322,7 +322,7 @@ def the_synopsis_of_iothubctl_names_every_verb():
     lines = " ".join(section(sections("iothubctl.1"), "SYNOPSIS"))
     # ".Cm device create | show" stands for "device create" and "device show".
     found = set()
-    for group, rest in re.findall(r"\.Cm ([a-z-]+)([a-z0-9 |-]*)", lines):
+    for group, rest in re.findall(r"\.Cm ([a-z0-9-]+)([a-z0-9 |-]*)", lines):
         found.update({f"{group} {word}" for word in re.findall(r"[a-z][a-z0-9-]*", rest)} or {group})
     same("verbs", set(verbs()) - {""}, found)
 

@@ -261,7 +261,7 @@ def the_api_version_is_needed_and_unknown_calls_say_so(folder):
 def one_connection_serves_many_calls(folder):
     with hub_with_device(folder) as (hub, registry, _):
         url = f"https://localhost:{hub.https_port}/devices/d1?{API}"
-        command = ["curl", "-sS", "--cacert", hub.ca_file, "-H", "@-", "/dev/null", "-w", "%{http_code} %{num_connects}\\n"]
+        command = ["curl", "-sS", "--cacert", hub.ca_file, "-H", "@-", "-o", "/dev/null", "-w", "%{http_code} %{num_connects}\\n"]
         command += [url, url, "-o", "/dev/null"]
         header = f"Authorization: {token('localhost', registry.key, registry.policy)}"
         done = subprocess.run(command, input=header, capture_output=True, text=True, timeout=60, check=True)

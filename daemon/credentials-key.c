@@ -54,6 +54,8 @@ static int give_passphrase(char *buf, int size, int for_writing, void *userdata)
         size_t n;
 
         asked->n_times++;
+        if (asked->problem)
+                return -1; /* it asks again, for another form of key that it might be */
         if (!path || credentials_read_file(path, PASSPHRASE_BYTES_MAX, /* is_secret= */ true,
                                            "the passphrase of the private key", "", &text,
                                            &asked->problem) < 0)

@@ -31,7 +31,7 @@ SOURCE = os.environ.get("IOTHUBD_SOURCE") or os.path.dirname(
 BUILD = os.environ.get("IOTHUBD_BUILD") or os.path.join(SOURCE, "build")
 IOTHUBD = os.path.join(BUILD, "daemon", "iothubd")
 IOTHUBCTL = os.path.join(BUILD, "client", "iothubctl")
-# A plugin with a sanitizer in it does not load into the broker: the hub may come from another build.
+# The hub may come from another build: ThreadSanitizer makes nothing of a broker that was built without it.
 EMULATOR = os.path.join(os.environ.get("IOTHUBD_EMULATOR_BUILD") or BUILD, "emulator", "iothub-emulator")
 LONG = os.environ.get("IOTHUBD_TEST_LONG") == "1"
 
@@ -51,29 +51,37 @@ WRAPPER = os.environ.get("IOTHUBD_TEST_WRAPPER")
 INSTRUMENTED = bool(SANITIZERS or WRAPPER)  # slower, and its memory tells nothing
 
 
+def _script(name, command):
+    """A program that runs the command with its own arguments."""
+    path = os.path.join(FINDINGS, f".{name}")
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o755), "w", encoding="utf-8") as f:
+        f.write(f'#!/bin/sh\nexec {command} "$@"\n')
+    return path
+
+
 def _set_up_checkers():
-    """The sanitizers' options, and scripts in the place of daemon and client where a command shall run them. The last
-    argument of that command may be @FINDINGS@, a name for the files that it writes."""
+    """The sanitizers' options, and scripts in the place of programs that are run by something else: a wrapper (in it
+    @FINDINGS@ is a name for the files that it writes), or with a sanitizer for the broker to find, whose plugin needs
+    it. What the broker itself leaves at exit is not ours."""
     os.chmod(FINDINGS, 0o1777)  # some run programs as another user
     log = os.path.join(FINDINGS, "finding")
-    suppressions = os.path.join(SOURCE, "tests", "support")
-    for name, options in (
-        ("ASAN_OPTIONS", f"log_path={log}:exitcode=99:detect_leaks={int(os.geteuid() == 0)}"),  # a leak check attaches
-        ("UBSAN_OPTIONS", f"log_path={log}:halt_on_error=1:exitcode=99:print_stacktrace=1"),
-        ("TSAN_OPTIONS", f"log_path={log}:exitcode=99:suppressions={suppressions}/tsan.supp"),
-    ):
-        os.environ[name] = options
-    if not WRAPPER:
-        return IOTHUBD, IOTHUBCTL
-    paths = []
-    for program in (IOTHUBD, IOTHUBCTL):
-        paths.append(os.path.join(FINDINGS, f".{os.path.basename(program)}"))
-        with open(os.open(paths[-1], os.O_WRONLY | os.O_CREAT, 0o755), "w", encoding="utf-8") as f:
-            f.write(f'#!/bin/sh\nexec {WRAPPER.replace("@FINDINGS@", log + ".%p")} {program} "$@"\n')
-    return paths
+    asan = f"log_path={log}:exitcode=99:detect_leaks="
+    leaks = int(os.geteuid() == 0)  # the check attaches to the program, which lets only root do that
+    os.environ["ASAN_OPTIONS"] = f"{asan}{leaks}"
+    os.environ["UBSAN_OPTIONS"] = f"log_path={log}:halt_on_error=1:exitcode=99:print_stacktrace=1"
+    os.environ["TSAN_OPTIONS"] = f"log_path={log}:exitcode=99"
+
+    programs = [IOTHUBD, IOTHUBCTL, EMULATOR]
+    runtimes = sanitizer_runtimes(EMULATOR)
+    if runtimes:
+        programs[2] = _script("iothub-emulator", f"env LD_PRELOAD={':'.join(runtimes)} ASAN_OPTIONS={asan}0 {EMULATOR}")
+    if WRAPPER:
+        wrapper = WRAPPER.replace("@FINDINGS@", f"{log}.%p")
+        programs[:2] = [_script(os.path.basename(program), f"{wrapper} {program}") for program in programs[:2]]
+    return programs
 
 
-IOTHUBD, IOTHUBCTL = _set_up_checkers()
+IOTHUBD, IOTHUBCTL, EMULATOR = _set_up_checkers()
 
 
 def _take_findings():
@@ -92,7 +100,7 @@ def check_memory(kib, max_kib):
     assert INSTRUMENTED or kib <= max_kib, f"{kib} KiB are more than {max_kib}"
 
 
-DEADLINE_SEC = 120 if not LONG else 1200
+DEADLINE_SEC = 1200 if LONG else 600 if WRAPPER else 120
 
 
 # ---- TAP ----

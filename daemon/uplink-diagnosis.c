@@ -2,10 +2,17 @@
 
 #include "daemon/uplink-state.h"
 
+#define CERTIFICATE_LIFE_USEC (398 * USEC_PER_DAY)
+
 bool uplink_clock_wrong(usec_t realtime_usec, usec_t newest_usec) {
         usec_t later = MAX(newest_usec, TIME_OF_RELEASE_USEC);
 
         return realtime_usec < usec_sub(later, UPLINK_CLOCK_SLACK_USEC);
+}
+
+bool uplink_clock_wrong_after_tls(usec_t realtime_usec, usec_t newest_usec) {
+        return uplink_clock_wrong(realtime_usec, newest_usec) &&
+               usec_sub(newest_usec, realtime_usec) <= CERTIFICATE_LIFE_USEC;
 }
 
 static UplinkErrorClass diagnose_cut(const UplinkSymptoms *s) {

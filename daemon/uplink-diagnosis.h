@@ -25,6 +25,11 @@ typedef struct UplinkSymptoms {
 
 UplinkErrorClass uplink_diagnose(const UplinkSymptoms *s);
 
+/* The same where the server's certificate was accepted under it: no such certificate is valid for longer
+ * than 398 days (CA/Browser Forum, Baseline Requirements 6.3.2), so if the newest message is later than
+ * that it was stored under a clock that was ahead. */
+bool uplink_clock_wrong_after_tls(usec_t realtime_usec, usec_t newest_usec);
+
 /* Whether the wall clock cannot be right: it lies before the release of this program, or before the
  * newest message that was stored under a plausible clock. newest_usec: 0: unknown. */
 bool uplink_clock_wrong(usec_t realtime_usec, usec_t newest_usec);

@@ -24,12 +24,12 @@ UplinkEvent uplink_logic_on_ended(UplinkLogic *l, const UplinkEnd *end, usec_t n
         s = (UplinkSymptoms) {
                 .class = end->class,
                 .was_connected = l->machine.was_connected,
-                .clock_wrong = end->clock_wrong,
+                .clock_wrong = uplink_clock_wrong_after_tls(end->realtime_usec, end->newest_usec),
                 .quota = l->suspects.unexplained && end->first_seq != 0,
                 .one_message = end->first_seq != 0 &&
                                uplink_suspects_has(&l->suspects, end->first_seq),
                 .late = uplink_pace_is_late(&l->pace, now),
-                .n_short = uplink_machine_n_short(&l->machine, end->class, now),
+                .n_short = uplink_machine_n_short(&l->machine, now),
                 .n_cuts_early = uplink_machine_n_cuts_early(&l->machine, end->class),
         };
         event.class = uplink_diagnose(&s);
@@ -57,8 +57,11 @@ static UplinkNews find_news(UplinkLogic *l, const UplinkEvent *e, const UplinkMa
 unsigned uplink_logic_decide(UplinkLogic *l, const UplinkEvent *event, usec_t now, uint64_t random,
                              UplinkNews *ret_news) {
         UplinkMachine before = l->machine;
-        UplinkDecision d = uplink_decide(&before, &l->times, event, now, random);
+        UplinkEvent e = *event;
+        UplinkDecision d;
 
+        e.late = uplink_pace_is_late(&l->pace, now);
+        d = uplink_decide(&before, &l->times, &e, now, random);
         l->machine = d.machine;
         if (event->type == UPLINK_EVENT_CONNECTED)
                 uplink_pace_on_connected(&l->pace, now);
@@ -91,6 +94,32 @@ void uplink_logic_forget(UplinkLogic *l, uint64_t seq) {
 
 unsigned uplink_logic_window(const UplinkLogic *l) {
         return uplink_suspects_one_by_one(&l->suspects) ? 1 : l->pace.window;
+}
+
+unsigned uplink_logic_room(const UplinkLogic *l, unsigned n_in_flight) {
+        unsigned window = uplink_logic_window(l), third = MAX(window / 3, 1U);
+
+        if (!uplink_machine_may_send(&l->machine) || n_in_flight + MIN(UPLINK_BATCH, third) > window)
+                return 0;
+        return MIN(UPLINK_BATCH, window - n_in_flight);
+}
+
+/* What is queued may still be on its way from the disk; only what is set aside does not count. */
+bool uplink_logic_on_empty(UplinkLogic *l, uint64_t n_queued, UplinkSuspectPlan *ret_plan) {
+        *ret_plan = (UplinkSuspectPlan) {};
+        if (n_queued > uplink_suspects_n_aside(&l->suspects))
+                return false;
+        if (l->machine.stop_usec == USEC_INFINITY)
+                uplink_suspects_on_nothing_else(&l->suspects, ret_plan);
+        return ret_plan->n_steps == 0;
+}
+
+/* Smaller steps leave a token as good as it was: the hub forgives up to 5 minutes
+ * (docs/hub-limits.md, "SAS tokens"). */
+bool uplink_logic_is_clock_step(usec_t before, usec_t after) {
+        usec_t step = after - before;
+
+        return MIN(step, -step) >= USEC_PER_MINUTE;
 }
 
 bool uplink_logic_wants_credentials(const UplinkLogic *l) {

@@ -13,6 +13,8 @@
 #include "daemon/uplink-suspect.h"
 #include "daemon/uplink-trouble.h"
 
+#define UPLINK_BATCH 64U /* measured: larger ones gain nothing, smaller ones cost wake-ups */
+
 typedef struct UplinkLogic {
         UplinkTimes times;
         UplinkMachine machine;
@@ -25,7 +27,7 @@ typedef struct UplinkLogic {
 typedef struct UplinkEnd {
         UplinkErrorClass class;
         uint64_t first_seq; /* the oldest in flight, 0: none */
-        bool clock_wrong;
+        usec_t realtime_usec, newest_usec; /* the wall clock, and when the newest message was stored */
 } UplinkEnd;
 
 void uplink_logic_init(UplinkLogic *l, const UplinkTimes *times, unsigned window, usec_t now_usec);
@@ -51,6 +53,17 @@ void uplink_logic_forget(UplinkLogic *l, uint64_t seq);
 
 /* How many messages may be in flight now. */
 unsigned uplink_logic_window(const UplinkLogic *l);
+
+/* How many to hand over now; 0: wait. In batches, since each hand-over costs a wake-up and a write. */
+unsigned uplink_logic_room(const UplinkLogic *l, unsigned n_in_flight);
+
+/* Nothing is in flight and nothing can be handed over, while n_queued are queued. Returns whether all is
+ * done (then decide EMPTY), unless the plan brings something back. */
+bool uplink_logic_on_empty(UplinkLogic *l, uint64_t n_queued, UplinkSuspectPlan *ret_plan);
+
+/* Whether the wall clock was set so far that CLOCK_STEPPED has to be decided. The arguments: real time
+ * minus time since boot, before and after. */
+bool uplink_logic_is_clock_step(usec_t offset_before_usec, usec_t offset_usec);
 
 /* How many keys there are to choose from, and whether they are others than before; before a connect. */
 void uplink_logic_set_keys(UplinkLogic *l, unsigned n_keys, bool changed);

@@ -695,7 +695,7 @@ static int publish(UplinkMosquitto *m, const OutboxDelivery *d) {
         /* Message ids have 16 bits and come round: one that is still unconfirmed must not be given
          * twice. */
         if (uplink_window_oldest(&m->in_flight, &oldest) && oldest == (uint64_t) mid)
-                return end(m, UPLINK_ERROR_TIMEOUT,
+                return end(m, UPLINK_ERROR_UNCONFIRMED,
                            "%s leaves a message unconfirmed while it confirms later ones", m->host);
         uplink_window_add(&m->in_flight, (uint64_t) mid, d->seq);
         return 0;

@@ -21,6 +21,14 @@ static const UplinkReason reasons[_UPLINK_ERROR_MAX] = {
                 .remedy = "check the link and its signal, and that a firewall lets the port out",
                 .law = BACKOFF_FAILED,
         },
+        [UPLINK_ERROR_UNCONFIRMED] = {
+                .name = "unconfirmed",
+                .what = "The hub takes messages and confirms none",
+                .remedy = "check the link and its signal; where it lasts see the health of the "
+                          "service",
+                .law = BACKOFF_FAILED,
+                .cure = UPLINK_CURE_CONFIRMED,
+        },
         [UPLINK_ERROR_TLS] = {
                 .name = "tls",
                 .what = "TLS with the server failed",

@@ -11,6 +11,7 @@ typedef enum UplinkErrorClass {
         UPLINK_ERROR_DNS,
         UPLINK_ERROR_NETWORK,     /* port closed, no route, reset while TLS was set up */
         UPLINK_ERROR_TIMEOUT,     /* silence */
+        UPLINK_ERROR_UNCONFIRMED, /* connected, and no PUBACK comes */
         UPLINK_ERROR_TLS,         /* the handshake */
         UPLINK_ERROR_TLS_ISSUER,  /* nobody we trust signed the server's certificate */
         UPLINK_ERROR_TLS_EXPIRED, /* it has ended by our clock */

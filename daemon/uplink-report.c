@@ -46,7 +46,7 @@ static const char *message_id(const UplinkReport *r) {
 /* One cut is a matter of course; what lasts or needs a person is not. */
 static int priority(const UplinkReport *r, const UplinkNews *news) {
         bool passes = r->class == UPLINK_ERROR_CUT || r->class == UPLINK_ERROR_TIMEOUT ||
-                      r->class == UPLINK_ERROR_NETWORK;
+                      r->class == UPLINK_ERROR_UNCONFIRMED || r->class == UPLINK_ERROR_NETWORK;
 
         return passes && r->disconnected && news->type == UPLINK_NEWS_FAILED ? LOG_NOTICE
                                                                              : LOG_WARNING;

@@ -19,6 +19,7 @@ void uplink_machine_init(UplinkMachine *m, usec_t now_usec) {
                 .since_usec = now_usec,
                 .deadline_usec = USEC_INFINITY,
                 .renew_usec = USEC_INFINITY,
+                .quiet_usec = USEC_INFINITY,
                 .ack_usec = USEC_INFINITY,
                 .stop_usec = USEC_INFINITY,
                 .n_keys = 1,
@@ -48,8 +49,7 @@ usec_t uplink_machine_deadline(const UplinkMachine *m) {
                 t = MIN(t, m->ack_usec);
         if (m->state == UPLINK_STATE_CONNECTED) {
                 t = MIN(t, m->renew_usec);
-                if (!m->lived)
-                        t = MIN(t, m->since_usec + UPLINK_QUIET_USEC);
+                t = MIN(t, m->quiet_usec);
         }
         return t;
 }
@@ -61,7 +61,7 @@ static void enter(UplinkMachine *m, UplinkState state, usec_t now, usec_t deadli
 }
 
 static unsigned forget_connection(UplinkMachine *m) {
-        m->renew_usec = m->ack_usec = USEC_INFINITY;
+        m->renew_usec = m->quiet_usec = m->ack_usec = USEC_INFINITY;
         m->n_in_flight = 0;
         m->goodbye = m->was_connected = m->proven = m->lived = false;
         return 0;
@@ -87,13 +87,10 @@ static void prove(UplinkMachine *m) {
         m->law_attempt = m->attempt = m->n_failed = m->n_cuts_early = m->n_cuts_late = m->n_refused = 0;
 }
 
-unsigned uplink_machine_n_short(const UplinkMachine *m, UplinkErrorClass class, usec_t now_usec) {
-        bool is_short = class == UPLINK_ERROR_CUT &&
-                        now_usec - m->connected_usec < UPLINK_SHORT_USEC;
-
+unsigned uplink_machine_n_short(const UplinkMachine *m, usec_t now_usec) {
         if (!m->was_connected)
                 return m->n_short;
-        return is_short ? m->n_short + 1 : 0;
+        return now_usec - m->connected_usec < UPLINK_SHORT_USEC ? m->n_short + 1 : 0;
 }
 
 unsigned uplink_machine_n_cuts_early(const UplinkMachine *m, UplinkErrorClass class) {
@@ -127,7 +124,7 @@ static BackoffKind choose_backoff(UplinkMachine *m, UplinkErrorClass class,
                 *ret_attempt = m->n_throttled++;
                 return BACKOFF_CUT;
         }
-        if (m->proven && is_cut(class) && m->n_short > UPLINK_SHORT_MAX) {
+        if (m->proven && m->n_short > UPLINK_SHORT_MAX) {
                 *ret_attempt = m->n_short - UPLINK_SHORT_MAX - 1;
                 return BACKOFF_TAKEN_OVER;
         }
@@ -160,8 +157,7 @@ static unsigned fail(UplinkMachine *m, const UplinkTimes *t, UplinkErrorClass cl
         m->last_class = class;
         if (is_stopping(m))
                 return stop_now(m, now);
-        /* What a cut means was found out by now; that it was short counts whatever it means. */
-        m->n_short = uplink_machine_n_short(m, is_cut(class) ? UPLINK_ERROR_CUT : class, now);
+        m->n_short = uplink_machine_n_short(m, now);
         if (refused && change_key(m)) {
                 kind = BACKOFF_FAILED;
                 attempt = 0;
@@ -198,6 +194,7 @@ static unsigned after_goodbye(UplinkMachine *m, const UplinkTimes *t, usec_t now
 static unsigned on_connected(UplinkMachine *m, usec_t token_life, usec_t now, uint64_t random) {
         m->was_connected = true;
         m->connected_usec = now;
+        m->quiet_usec = usec_add(now, UPLINK_QUIET_USEC);
         m->refused_keys &= ~(1U << m->key);
         enter(m, UPLINK_STATE_CONNECTED, now, USEC_INFINITY);
         if (token_life != USEC_INFINITY) {
@@ -323,21 +320,34 @@ static unsigned on_timer_draining(UplinkMachine *m, const UplinkTimes *t, usec_t
         return m->goodbye ? UPLINK_ACTION_ABANDON | after_goodbye(m, t, now) : say_goodbye(m, now);
 }
 
-static unsigned on_timer_connected(UplinkMachine *m, const UplinkTimes *t, usec_t now,
+/* A minute has passed; a quiet one proves the connection as a PUBACK does. */
+static void on_minute(UplinkMachine *m, const UplinkTimes *t, bool late, usec_t now) {
+        bool stalled = m->n_in_flight > 0 &&
+                       now >= usec_sub(m->ack_usec, t->ack_timeout_usec) + UPLINK_STALL_USEC;
+
+        m->quiet_usec = late || stalled ? usec_add(now, UPLINK_QUIET_USEC) : USEC_INFINITY;
+        if (late || stalled)
+                return;
+        prove(m);
+        m->lived = true;
+        m->n_short = m->n_throttled = 0;
+}
+
+static unsigned on_timer_connected(UplinkMachine *m, const UplinkTimes *t, bool late, usec_t now,
                                    uint64_t random) {
         if (now >= m->ack_usec)
-                return UPLINK_ACTION_ABANDON | fail(m, t, UPLINK_ERROR_TIMEOUT, false, now, random);
+                return UPLINK_ACTION_ABANDON |
+                       fail(m, t, UPLINK_ERROR_UNCONFIRMED, false, now, random);
         if (now >= m->deadline_usec) /* the stop's last part begins */
                 return drain(m, now, m->stop_usec);
         if (now >= m->renew_usec)
                 return drain(m, now, usec_add(now, UPLINK_DRAIN_USEC));
-        prove(m); /* a quiet minute: nothing else is left that was due */
-        m->lived = true;
-        m->n_short = m->n_throttled = 0;
+        on_minute(m, t, late, now); /* nothing else is left that was due */
         return 0;
 }
 
-static unsigned on_timer(UplinkMachine *m, const UplinkTimes *t, usec_t now, uint64_t random) {
+static unsigned on_timer(UplinkMachine *m, const UplinkTimes *t, bool late, usec_t now,
+                         uint64_t random) {
         UplinkErrorClass class;
 
         if (now < uplink_machine_deadline(m))
@@ -354,7 +364,7 @@ static unsigned on_timer(UplinkMachine *m, const UplinkTimes *t, usec_t now, uin
                                                            : UPLINK_ERROR_TIMEOUT;
                 return UPLINK_ACTION_ABANDON | fail(m, t, class, false, now, random);
         case UPLINK_STATE_CONNECTED:
-                return on_timer_connected(m, t, now, random);
+                return on_timer_connected(m, t, late, now, random);
         case UPLINK_STATE_DRAINING:
                 return on_timer_draining(m, t, now, random);
         default:
@@ -422,7 +432,7 @@ static unsigned on_event(UplinkMachine *m, const UplinkTimes *t, const UplinkEve
                                ? say_goodbye(m, now)
                                : 0;
         case UPLINK_EVENT_ENDED: return on_ended(m, t, e, now, random);
-        case UPLINK_EVENT_TIMER: return on_timer(m, t, now, random);
+        case UPLINK_EVENT_TIMER: return on_timer(m, t, e->late, now, random);
         case UPLINK_EVENT_STOP: return on_stop(m, e->span_usec, now);
         }
         return 0;

@@ -36,6 +36,9 @@ const char *uplink_state_to_string(UplinkState s);
 /* A connection that lived this long has proved itself. */
 #define UPLINK_QUIET_USEC USEC_PER_MINUTE
 
+/* PUBACKs that stay out this long make a minute no quiet one. */
+#define UPLINK_STALL_USEC (5 * USEC_PER_SEC)
+
 /* How often what holds the uplink is looked at again. */
 #define UPLINK_HOLD_USEC (30 * USEC_PER_SEC)
 
@@ -90,6 +93,7 @@ typedef struct UplinkEvent {
         UplinkErrorClass class;
         bool refused; /* ENDED: the hub refused the key, whatever the class names as the cause */
         bool clock_wrong;
+        bool late; /* TIMER: the hub confirms late now, so a minute is no quiet one */
 } UplinkEvent;
 
 /* To be done in this order. */
@@ -105,6 +109,7 @@ typedef struct UplinkMachine {
         usec_t since_usec;
         usec_t deadline_usec; /* end of the state: connect timeout, next try, end of draining */
         usec_t renew_usec;    /* connected: the token wants to be renewed */
+        usec_t quiet_usec;    /* connected: it has lived a quiet minute then */
         usec_t ack_usec;      /* a PUBACK is overdue then; USEC_INFINITY: nothing is in flight */
         usec_t stop_usec;     /* the stop is over then; USEC_INFINITY: none was asked for */
         uint64_t n_in_flight;
@@ -112,7 +117,7 @@ typedef struct UplinkMachine {
         unsigned attempt;  /* tries in a row without success, which is a PUBACK or a quiet minute */
         unsigned n_failed; /* the same, since a link came up: how long to wait grows with it */
         unsigned n_cuts_early, n_cuts_late, n_refused; /* of the tries, by kind */
-        unsigned n_short; /* connections in a row that the hub cut within UPLINK_SHORT_USEC */
+        unsigned n_short; /* connections in a row that ended within UPLINK_SHORT_USEC */
         unsigned n_throttled; /* cuts after late PUBACKs, until a connection lived */
         BackoffKind law; /* of the present or last wait ... */
         unsigned law_attempt;
@@ -138,8 +143,8 @@ void uplink_machine_init(UplinkMachine *m, usec_t now_usec);
 UplinkDecision uplink_decide(const UplinkMachine *m, const UplinkTimes *times,
                              const UplinkEvent *event, usec_t now_usec, uint64_t random);
 
-/* Of the connection or attempt that the hub now cuts, as they will be once that is decided. */
-unsigned uplink_machine_n_short(const UplinkMachine *m, UplinkErrorClass class, usec_t now_usec);
+/* With the connection or attempt that ends now. */
+unsigned uplink_machine_n_short(const UplinkMachine *m, usec_t now_usec);
 unsigned uplink_machine_n_cuts_early(const UplinkMachine *m, UplinkErrorClass class);
 
 /* When UPLINK_EVENT_TIMER is due; USEC_INFINITY: never. Always finite unless connected and idle, or

@@ -46,6 +46,25 @@ static void bring_back(UplinkSuspects *s, UplinkSuspectPlace place, UplinkSuspec
         }
 }
 
+/* Those that enough others were confirmed for. */
+static void begin_trials(UplinkSuspects *s, UplinkSuspectPlan *p) {
+        for (size_t i = s->n_items; i-- > 0;) {
+                if (s->items[i].n_others < UINT64_C(1) << s->items[i].n_trials)
+                        continue;
+                if (s->items[i].place == UPLINK_SUSPECT_ASIDE)
+                        add_step(p, UPLINK_SUSPECT_UNSET_ASIDE, s->items[i].seq);
+                s->items[i].place = UPLINK_SUSPECT_ON_TRIAL;
+        }
+}
+
+/* Others pass while these are aside, so it is no quota. */
+static bool others_pass(const UplinkSuspects *s) {
+        for (size_t i = 0; i < s->n_items; i++)
+                if (s->items[i].place == UPLINK_SUSPECT_ASIDE && s->items[i].n_others == 0)
+                        return false;
+        return true;
+}
+
 static void end_round(UplinkSuspects *s, UplinkSuspectPlan *p) {
         bring_back(s, UPLINK_SUSPECT_LOOSE, p);
         s->n_items = 0;
@@ -59,8 +78,14 @@ static size_t room_in_round(const UplinkSuspects *s) {
         return s->n_rounds < 4 ? (size_t) 1 << s->n_rounds : UPLINK_SUSPECTS_MAX;
 }
 
+/* Once a round has gone by in vain the first ones are known to cut; setting aside condemns nobody. */
+static unsigned cuts_in_round(const UplinkSuspects *s) {
+        return s->n_rounds == 0 ? UPLINK_SUSPECT_CUTS : 1;
+}
+
 static void set_aside(UplinkSuspects *s, size_t i, UplinkSuspectPlan *p) {
         s->items[i].place = UPLINK_SUSPECT_ASIDE;
+        s->items[i].n_others = 0;
         add_step(p, UPLINK_SUSPECT_SET_ASIDE, s->items[i].seq);
 }
 
@@ -86,15 +111,19 @@ void uplink_suspects_on_cut(UplinkSuspects *s, uint64_t first_seq, uint64_t n_in
         *ret = (UplinkSuspectPlan) {};
         s->n_blamed = s->blamed_seq == first_seq ? s->n_blamed + 1 : 1;
         s->blamed_seq = first_seq;
+        s->cut_seqs[s->n_cuts++ % UPLINK_SUSPECT_CUTS_REMEMBERED] = first_seq;
 
         if (find(s, first_seq, &i)) {
                 on_suspect_cut(s, i, n_in_flight == 1 && age_usec <= UPLINK_SUSPECT_SOON_USEC, ret);
                 return;
         }
 
-        n_aside = uplink_suspects_n_aside(s);
-        if (n_aside == 0 && s->n_blamed < UPLINK_SUSPECT_CUTS)
-                return;
+        if (others_pass(s)) {
+                if (s->n_blamed < cuts_in_round(s) || s->n_items == UPLINK_SUSPECTS_MAX)
+                        return;
+                n_aside = 0;
+        } else
+                n_aside = uplink_suspects_n_aside(s);
         if (n_aside < room_in_round(s) && s->n_items < UPLINK_SUSPECTS_MAX) {
                 s->items[s->n_items] = (__typeof__(s->items[0])) { .seq = first_seq };
                 set_aside(s, s->n_items++, ret);
@@ -121,27 +150,44 @@ void uplink_suspects_on_nothing_else(UplinkSuspects *s, UplinkSuspectPlan *ret) 
         s->unexplained = s->unexplained || s->n_blamed >= 2 * UPLINK_SUSPECT_CUTS;
 }
 
-void uplink_suspects_on_confirmed(UplinkSuspects *s, const uint64_t *seqs, size_t n_seqs,
-                                  UplinkSuspectPlan *ret) {
+static bool was_first_at_a_cut(const UplinkSuspects *s, uint64_t seq) {
+        for (size_t i = 0; i < MIN(s->n_cuts, UPLINK_SUSPECT_CUTS_REMEMBERED); i++)
+                if (s->cut_seqs[i] == seq)
+                        return true;
+        return false;
+}
+
+/* Where there are suspects, which is hardly ever. */
+static void weigh(UplinkSuspects *s, const uint64_t *seqs, size_t n_seqs) {
         bool by_chance = false;
+        uint64_t n_others = 0;
         size_t i;
 
+        for (size_t k = 0; k < n_seqs; k++) {
+                by_chance = by_chance || was_first_at_a_cut(s, seqs[k]);
+                if (find(s, seqs[k], &i))
+                        remove_item(s, i);
+                else
+                        n_others++;
+        }
+        for (i = 0; i < s->n_items; i++) {
+                s->items[i].n_others += n_others;
+                if (by_chance)
+                        s->items[i].n_trials = s->items[i].n_loose_cuts = 0;
+        }
+}
+
+void uplink_suspects_on_confirmed(UplinkSuspects *s, const uint64_t *seqs, size_t n_seqs,
+                                  UplinkSuspectPlan *ret) {
         *ret = (UplinkSuspectPlan) {};
         if (n_seqs == 0)
                 return;
-        s->n_rounds = 0;
-        s->unexplained = false;
-        if (s->n_items > 0) { /* hardly ever */
-                for (size_t k = 0; k < n_seqs; k++) {
-                        by_chance = by_chance || seqs[k] == s->blamed_seq;
-                        if (find(s, seqs[k], &i))
-                                remove_item(s, i);
-                }
-                bring_back(s, UPLINK_SUSPECT_ON_TRIAL, ret);
-                for (i = 0; by_chance && i < s->n_items; i++)
-                        s->items[i].n_trials = s->items[i].n_loose_cuts = 0;
+        if (s->n_items > 0) {
+                weigh(s, seqs, n_seqs);
+                begin_trials(s, ret);
         }
-        s->n_blamed = 0;
+        s->n_rounds = s->n_blamed = 0;
+        s->unexplained = false;
 }
 
 void uplink_suspects_forget(UplinkSuspects *s, uint64_t seq) {

@@ -5,10 +5,10 @@
  *
  * A message that was first in flight at UPLINK_SUSPECT_CUTS cuts is set aside and the next is tried.
  * If others are then confirmed it comes back for a trial, alone in flight. It is rejected only after
- * UPLINK_SUSPECT_TRIALS such trials that each ended in a cut soon after it was sent, with others
- * confirmed before each: a quota that ended in between, or a poor link, would otherwise condemn a good
- * message. Where there are no others any more two trials and UPLINK_SUSPECT_LOOSE_CUTS further cuts do;
- * one trial does not, since a quota may end right before it. Whatever shows that the link cuts by chance (a message that was first in flight at a cut is
+ * UPLINK_SUSPECT_TRIALS such trials that each ended in a cut soon after it was sent, with 1, 2, 4, ...
+ * others confirmed before each: a quota that ended in between, or a poor link, would otherwise condemn a
+ * good message. Where there are no others any more two trials and UPLINK_SUSPECT_LOOSE_CUTS further cuts
+ * do; one trial does not, since a quota may end right before it. Whatever shows that the link cuts by chance (a message that was first in flight at a cut is
  * confirmed later) makes the trials so far void. If instead the next ones are cut too, all come back in
  * order: it is not the message. Each such round may set more aside than the one before, so that several
  * bad messages in a row are found too. */
@@ -23,9 +23,10 @@
 
 #define UPLINK_SUSPECT_CUTS 3U
 #define UPLINK_SUSPECT_TRIALS 4U
-#define UPLINK_SUSPECT_LOOSE_CUTS 6U
+#define UPLINK_SUSPECT_LOOSE_CUTS 12U
 #define UPLINK_SUSPECT_SOON_USEC (30 * USEC_PER_SEC) /* the hub cuts at once; the link may be slow */
 #define UPLINK_SUSPECTS_MAX 16U
+#define UPLINK_SUSPECT_CUTS_REMEMBERED 4U
 
 typedef enum UplinkSuspectVerb {
         UPLINK_SUSPECT_SET_ASIDE,
@@ -56,11 +57,14 @@ typedef struct UplinkSuspects {
                 UplinkSuspectPlace place;
                 unsigned n_trials;     /* that ended in a cut */
                 unsigned n_loose_cuts; /* while nothing else was there */
+                uint64_t n_others;     /* confirmed since it was set aside */
         } items[UPLINK_SUSPECTS_MAX];
         size_t n_items;
         unsigned n_rounds;   /* that ended without an explanation, since the last confirmation */
         uint64_t blamed_seq; /* first in flight at the last cut ... */
         unsigned n_blamed;   /* ... and at how many in a row */
+        uint64_t cut_seqs[UPLINK_SUSPECT_CUTS_REMEMBERED]; /* first in flight at the last cuts */
+        unsigned n_cuts;
         bool unexplained;    /* no single message explains the cuts: quota or tier */
 } UplinkSuspects;
 

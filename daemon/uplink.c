@@ -18,13 +18,8 @@
 #include "daemon/uplink-report.h"
 #include "daemon/uplink-window.h"
 
-#define BATCH 64U /* measured: larger ones gain nothing, smaller ones cost wake-ups */
 #define TIMER_ACCURACY_USEC (10 * USEC_PER_MSEC)
 #define TOKEN_PROBE_USEC (10 * USEC_PER_SEC)
-
-/* Smaller steps leave a token as good as it was: the hub forgives up to 5 minutes (reference: "SAS
- * token"). */
-#define CLOCK_STEP_USEC_MIN USEC_PER_MINUTE
 
 struct Uplink {
         sd_event *event;
@@ -176,11 +171,13 @@ static void carry_out(Uplink *u, const UplinkSuspectPlan *plan) {
 
 static void on_link_ended(const UplinkMosquittoEnd *link_end, void *userdata) {
         Uplink *u = userdata;
-        UplinkEnd end = { .class = link_end->class };
+        UplinkEnd end = { .class = link_end->class, .realtime_usec = now_usec(CLOCK_REALTIME) };
         UplinkSuspectPlan plan;
+        OutboxStats stats;
         UplinkEvent event;
 
-        end.clock_wrong = end.class == UPLINK_ERROR_REFUSED && clock_wrong(u);
+        outbox_get_stats(u->outbox, &stats);
+        end.newest_usec = stats.newest_realtime_usec;
         if (end.class == UPLINK_ERROR_CUT && uplink_window_oldest(&u->window, &end.first_seq) &&
             u->logic.machine.was_connected)
                 (void) outbox_note_cut(u->outbox, end.first_seq); /* the count shows in its status */
@@ -400,13 +397,13 @@ static OutboxDelivery *next_delivery(Uplink *u, int *ret_error) {
         return d;
 }
 
-/* Takes from the outbox what the window has room for, at most a batch. Returns the count, or -errno
- * of outbox_next(). */
-static int fill_batch(Uplink *u, OutboxDelivery **batch) {
+/* Takes from the outbox what the window has room for. Returns the count, or -errno of
+ * outbox_next(). */
+static int fill_batch(Uplink *u, OutboxDelivery **batch, unsigned room) {
         unsigned n = 0;
         int r = 0;
 
-        while (n < BATCH && u->window.n < uplink_logic_window(&u->logic)) {
+        while (n < room) {
                 OutboxDelivery *d = next_delivery(u, &r);
                 uint64_t bytes;
 
@@ -437,20 +434,16 @@ static void on_outbox_refused(Uplink *u, int error) {
         dispatch(u, &(UplinkEvent) { .type = UPLINK_EVENT_ENDED, .class = UPLINK_ERROR_LOCAL });
 }
 
-/* Nothing is in flight and the outbox gave nothing. It may still be reading from the disk; only
- * what is set aside, or ends as soon as the disk has it, does not count. */
+/* Nothing is in flight and the outbox gave nothing. */
 static void on_empty(Uplink *u) {
         UplinkSuspectPlan plan;
         OutboxStats stats;
+        bool all_done;
 
         outbox_get_stats(u->outbox, &stats);
-        if (stats.queued - stats.ending > uplink_suspects_n_aside(&u->logic.suspects))
-                return;
-        if (u->logic.machine.stop_usec == USEC_INFINITY) {
-                uplink_suspects_on_nothing_else(&u->logic.suspects, &plan);
-                carry_out(u, &plan);
-        }
-        if (!u->deliverable)
+        all_done = uplink_logic_on_empty(&u->logic, stats.queued - stats.ending, &plan);
+        carry_out(u, &plan);
+        if (all_done && !u->deliverable)
                 send_event(u, UPLINK_EVENT_EMPTY);
 }
 
@@ -469,15 +462,12 @@ static bool send_batch(Uplink *u, OutboxDelivery **batch, size_t n) {
 }
 
 static void pump(Uplink *u) {
-        OutboxDelivery *batch[BATCH];
+        OutboxDelivery *batch[UPLINK_BATCH];
+        unsigned room;
         int n;
 
-        while (u->link && uplink_machine_may_send(&u->logic.machine)) {
-                unsigned window = uplink_logic_window(&u->logic), third = MAX(window / 3, 1U);
-
-                if (u->window.n + MIN(BATCH, third) > window)
-                        return;
-                n = fill_batch(u, batch);
+        while (u->link && (room = uplink_logic_room(&u->logic, (unsigned) u->window.n)) > 0) {
+                n = fill_batch(u, batch, room);
                 if (n < 0) {
                         on_outbox_refused(u, n);
                         return;
@@ -524,7 +514,7 @@ static void note_given_up(Uplink *u, const UplinkMachine *before) {
                 return;
         if (before->was_connected) {
                 format_timespan(span, sizeof(span), u->logic.times.ack_timeout_usec);
-                uplink_report_error(&u->report, UPLINK_ERROR_TIMEOUT, /* disconnected= */ true,
+                uplink_report_error(&u->report, UPLINK_ERROR_UNCONFIRMED, /* disconnected= */ true,
                                     "The hub confirmed nothing for %s, taking the connection for "
                                     "dead",
                                     span);
@@ -658,16 +648,14 @@ static void arm_clock(Uplink *u) {
 
 static int on_clock(sd_event_source *s, int fd, uint32_t revents, void *userdata) {
         Uplink *u = userdata;
-        usec_t offset, step;
+        usec_t before;
         uint64_t n;
 
         (void) read(fd, &n, sizeof(n)); /* -ECANCELED is the news */
         arm_clock(u);
-        offset = clock_offset();
-        step = offset > u->clock_offset_usec ? offset - u->clock_offset_usec
-                                             : u->clock_offset_usec - offset;
-        u->clock_offset_usec = offset;
-        if (step < CLOCK_STEP_USEC_MIN)
+        before = u->clock_offset_usec;
+        u->clock_offset_usec = clock_offset();
+        if (!uplink_logic_is_clock_step(before, u->clock_offset_usec))
                 return 0;
         log_info("The clock was set, signing anew");
         dispatch(u, &(UplinkEvent) { .type = UPLINK_EVENT_CLOCK_STEPPED,

@@ -64,8 +64,9 @@ def dns(s, fault):
 
 FAULTS = {
     "link cut, port closed": (lambda s: s.proxy.refuse(), ("network",)),
-    "link stalled": (lambda s: s.proxy.stall(), ("timeout",)),
-    "half open": (lambda s: s.proxy.half_open(), ("timeout",)),
+    "link stalled": (lambda s: s.proxy.stall(), ("timeout", "unconfirmed")),
+    # The next try stalls, too: a link that is well again at once is trouble for some milliseconds only.
+    "half open": (lambda s: (s.proxy.half_open(), s.proxy.stall()), ("timeout", "unconfirmed")),
     "name server answers with an error": (lambda s: dns(s, "fail"), ("dns",)),
     "name server is silent": (lambda s: dns(s, "hang"), ("dns",)),
 }
@@ -171,7 +172,7 @@ def a_link_that_comes_up_ends_the_wait(folder):
         with probing(s.daemon) as probe:
             story = Story("the link's address goes and comes again; tries are 10 minutes apart", s.daemon)
             ip("address", "del", ADDRESS, "dev", "test0")
-            trouble = wait_trouble(s.daemon, "network", "timeout")
+            trouble = wait_trouble(s.daemon, "network", "timeout", "unconfirmed")
             wait_until(lambda: s.daemon.status()["connectionState"] == "backoff", "it waits for the next try")
             story.tell(f"-- {trouble['class']}: {trouble['what']}")
             story.show_status("while the address is gone")

@@ -100,6 +100,7 @@ class ChaosProxy:
         self.delay_sec = 0.0
         self.bytes_per_sec = 0
         self.cut_after_bytes = None
+        self.refusing = False  # whatever the mode: a stall that follows does not open the port
         self.listener = self._bind(0)
         self.port = self.listener.getsockname()[1]
 
@@ -125,7 +126,7 @@ class ChaosProxy:
 
     def restore(self):
         with self.changed:
-            was_refusing = self.mode == "refuse"
+            was_refusing, self.refusing = self.refusing, False
             self.mode, self.delay_sec, self.bytes_per_sec, self.cut_after_bytes = "pass", 0.0, 0, None
             self.changed.notify_all()
         if was_refusing:
@@ -143,9 +144,9 @@ class ChaosProxy:
 
     def refuse(self):
         with self.changed:
-            if self.mode == "refuse":
+            if self.refusing:
                 return
-            self.mode = "refuse"
+            self.refusing, self.mode = True, "refuse"
         self._unlisten()
         self.cut()
 

@@ -85,8 +85,23 @@ struct json_object *test_vectors(const char *file, const char *section) {
         return v;
 }
 
+/* --seed N and --years N do what the variables do. Returns the part of a name that is asked for, or NULL. */
+static const char *read_options(int argc, char **argv) {
+        const char *only = NULL;
+
+        for (int i = 1; i < argc; i++) {
+                bool seed = streq(argv[i], "--seed"), years = streq(argv[i], "--years");
+
+                if ((seed || years) && i + 1 < argc)
+                        (void) setenv(seed ? "IOTHUBD_TEST_SEED" : "IOTHUBD_TEST_YEARS", argv[++i], true); /* valid names */
+                else
+                        only = argv[i];
+        }
+        return only;
+}
+
 int main(int argc, char **argv) {
-        const char *only = argc > 1 ? argv[1] : NULL;
+        const char *only = read_options(argc, argv);
         Suite *suite = suite_create("tests");
         SRunner *runner = srunner_create(suite);
         TestResult **results;

@@ -70,6 +70,10 @@ TEST(a_clock_before_the_release_or_the_newest_message_is_wrong) {
         ck_assert(uplink_clock_wrong(release, later));
         ck_assert(uplink_clock_wrong(later - UPLINK_CLOCK_SLACK_USEC - 1, later));
         ck_assert(!uplink_clock_wrong(later - UPLINK_CLOCK_SLACK_USEC, later));
+        /* It was ahead when the newest was stored: the certificate says that now it is right. */
+        ck_assert(uplink_clock_wrong_after_tls(release, later));
+        ck_assert(uplink_clock_wrong(release, release + 56 * 365 * USEC_PER_DAY));
+        ck_assert(!uplink_clock_wrong_after_tls(release, release + 56 * 365 * USEC_PER_DAY));
         ck_assert(!uplink_clock_wrong(later + 56 * 365 * USEC_PER_DAY, later));
 }
 

@@ -401,7 +401,7 @@ TEST(connection_without_pubacks_is_dead_after_the_ack_timeout) {
         ck_assert_uint_gt(w.n_unconfirmed, 0);
         live(&w, w.machine.ack_usec);
         ck_assert_int_eq(w.machine.state, UPLINK_STATE_BACKOFF);
-        ck_assert_int_eq(w.machine.last_class, UPLINK_ERROR_TIMEOUT);
+        ck_assert_int_eq(w.machine.last_class, UPLINK_ERROR_UNCONFIRMED);
         ck_assert(!w.link);
 }
 

@@ -104,7 +104,8 @@ TEST(used_up_quota_rejects_nothing_is_named_and_all_is_sent_when_it_ends) {
 }
 
 TEST_LOOP(runs_of_bad_messages_are_found_wherever_they_are, 12) {
-        for (unsigned from = 1; from + (unsigned) _i < N; from++) {
+        /* Three others behind them are enough for two trials. */
+        for (unsigned from = 1; from + (unsigned) _i < N - 1; from++) {
                 Play p = {};
 
                 for (unsigned s = from; s < from + (unsigned) _i; s++)

@@ -365,7 +365,7 @@ TEST(silent_hub_is_given_up) {
 }
 
 TEST(missing_pubacks_end_the_connection) {
-        expect_failure(&(SinkBrokerOptions) { .no_puback = true }, "localhost", hurry, "timeout",
+        expect_failure(&(SinkBrokerOptions) { .no_puback = true }, "localhost", hurry, "unconfirmed",
                        "confirmed nothing");
 }
 

@@ -60,6 +60,22 @@ static void on_deliverable(void *userdata) {
                 uplink_outbox_deliverable(m->uplink);
 }
 
+/* With the numbers that such a line is about, as they are now. */
+static void on_outbox_line(int priority, const char *message_id, const char *text, void *userdata) {
+        Manager *m = userdata;
+        char queued[48] = "", used[48] = "", max[48] = "";
+        const char *fields[] = { queued, used, max, NULL };
+        OutboxStats stats;
+
+        if (m->outbox) {
+                outbox_get_stats(m->outbox, &stats);
+                (void) snprintf(queued, sizeof(queued), "IOTHUBD_QUEUED=%" PRIu64, stats.queued);
+                (void) snprintf(used, sizeof(used), "IOTHUBD_USED_BYTES=%" PRIu64, stats.used_bytes);
+                (void) snprintf(max, sizeof(max), "IOTHUBD_LIMIT_BYTES=%" PRIu64, stats.max_bytes);
+        }
+        log_event(priority, message_id, m->outbox ? fields : NULL, "%s", text);
+}
+
 static void on_notice(int priority, const char *message_id, const char *text, void *userdata) {
         Manager *m = userdata;
 
@@ -122,7 +138,7 @@ static int open_outbox(Manager *m) {
         };
         int r;
 
-        r = notices_new(m->event, &m->notices);
+        r = notices_new(m->event, NOTICES_SETTLE_USEC, on_outbox_line, m, &m->notices);
         if (r < 0)
                 return log_error_errno(r, "Cannot prepare the log of the outbox: %m");
         r = outbox_open(c->state_directory, &options, &events, &m->outbox);

@@ -94,7 +94,7 @@ static void read_failed(Outbox *o, OutboxReader *r, const OutboxSegment *s, int 
 
 static void read_works(Outbox *o, OutboxReader *r, const OutboxSegment *s) {
         if (r->n_failures > FAILURES_MAX)
-                outbox_notice(o, LOG_NOTICE, MSG_OUTBOX_DISK_OK, "The outbox can be read again, lane %s goes on",
+                outbox_notice(o, LOG_NOTICE, MSG_OUTBOX_READABLE, "The outbox can be read again, lane %s goes on",
                               outbox_lane_to_string((OutboxLane) s->lane));
         r->error = 0;
         r->n_failures = 0;

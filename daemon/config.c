@@ -414,7 +414,8 @@ static const char *full_name(const Setting *s, char *buf, size_t size) {
 static int bad_value(const Reader *reader, const Setting *s, unsigned line) {
         char name[FULL_NAME_MAX];
 
-        log_error("%s:%u: %s: allowed is %s", reader->path, line, full_name(s, name, sizeof(name)), s->row.allowed);
+        log_event(LOG_ERR, MSG_CONFIG_INVALID, NULL, "%s:%u: %s: allowed is %s", reader->path, line,
+                  full_name(s, name, sizeof(name)), s->row.allowed);
         return -EINVAL;
 }
 
@@ -469,13 +470,14 @@ static void warn_unknown(const Reader *reader, const char *group, const config_s
 
         for (size_t i = 0; i < ELEMENTSOF(settings); i++)
                 if (streq(settings[i].row.name, name)) {
-                        log_warning("%s:%u: Unknown setting %s%s%s is ignored; there is %s", reader->path, line,
-                                    strempty(group), group ? "." : "", name,
-                                    full_name(&settings[i], known, sizeof(known)));
+                        log_event(LOG_WARNING, MSG_CONFIG_INVALID, NULL,
+                                  "%s:%u: Unknown setting %s%s%s is ignored; there is %s",
+                                  reader->path, line, strempty(group), group ? "." : "", name,
+                                  full_name(&settings[i], known, sizeof(known)));
                         return;
                 }
-        log_warning("%s:%u: Unknown setting %s%s%s is ignored", reader->path, line, strempty(group), group ? "." : "",
-                    name);
+        log_event(LOG_WARNING, MSG_CONFIG_INVALID, NULL, "%s:%u: Unknown setting %s%s%s is ignored",
+                  reader->path, line, strempty(group), group ? "." : "", name);
 }
 
 static bool is_group(const char *name) {
@@ -503,7 +505,8 @@ static int read_element(Reader *reader, const char *group, const config_setting_
 
         if (!group && is_group(name)) {
                 if (config_setting_type(v) != CONFIG_TYPE_GROUP) {
-                        log_error("%s:%u: %s: allowed is a group, %s: { ... };", reader->path,
+                        log_event(LOG_ERR, MSG_CONFIG_INVALID, NULL,
+                                  "%s:%u: %s: allowed is a group, %s: { ... };", reader->path,
                                   config_setting_source_line(v), name, name);
                         return -EINVAL;
                 }
@@ -540,8 +543,9 @@ static int check_relation(const Reader *reader, const char *group, const char *s
         assert(a < ELEMENTSOF(settings) && b < ELEMENTSOF(settings));
         if (smaller_value <= larger_value)
                 return 0;
-        log_error("%s:%u: %s.%s: allowed is at most the value of %s.%s", reader->path, line, group, smaller, group,
-                  larger);
+        log_event(LOG_ERR, MSG_CONFIG_INVALID, NULL,
+                  "%s:%u: %s.%s: allowed is at most the value of %s.%s", reader->path, line, group,
+                  smaller, group, larger);
         return -EINVAL;
 }
 
@@ -579,8 +583,9 @@ static int read_text(Reader *reader, const char *text) {
 
         config_init(&cfg);
         if (config_read_string(&cfg, text) != CONFIG_TRUE) {
-                log_error("%s:%d: %s: allowed are lines like NAME = VALUE; and GROUP: { ... };", reader->path,
-                          config_error_line(&cfg), config_error_text(&cfg));
+                log_event(LOG_ERR, MSG_CONFIG_INVALID, NULL,
+                          "%s:%d: %s: allowed are lines like NAME = VALUE; and GROUP: { ... };",
+                          reader->path, config_error_line(&cfg), config_error_text(&cfg));
                 return -EINVAL;
         }
         r = read_group(reader, NULL, config_root_setting(&cfg));
@@ -593,7 +598,9 @@ static void warn_if_exposed(const Reader *reader) {
         struct stat st;
 
         if (reader->config.connection_string && stat(reader->path, &st) >= 0 && (st.st_mode & S_IROTH))
-                log_warning("%s holds a device key and everyone may read it: chmod o-r %s", reader->path, reader->path);
+                log_event(LOG_WARNING, MSG_KEY_EXPOSED, NULL,
+                          "%s holds a device key and everyone may read it: chmod o-r %s",
+                          reader->path, reader->path);
 }
 
 int config_load(const char *path, Config *ret) {
@@ -607,7 +614,7 @@ int config_load(const char *path, Config *ret) {
         if (r < 0)
                 return r;
         if (strlen(text) != size) {
-                log_error("%s: not a text file", path);
+                log_event(LOG_ERR, MSG_CONFIG_INVALID, NULL, "%s: not a text file", path);
                 return -EINVAL;
         }
         r = config_default(&reader.config);

@@ -21,8 +21,9 @@ static void warn_if_exposed(const char *path) {
         struct stat st;
 
         if (stat(path, &st) >= 0 && (st.st_mode & S_IROTH))
-                log_warning("%s holds a device key and everyone may read it: chmod o-r %s", path,
-                            path);
+                log_event(LOG_WARNING, MSG_KEY_EXPOSED, NULL,
+                          "%s holds a device key and everyone may read it: chmod o-r %s", path,
+                          path);
 }
 
 int credentials_read_file(const char *path, size_t max, bool is_secret, const char *what,

@@ -165,6 +165,15 @@ void log_event(int priority, const char *message_id, const char *const *fields, 
         va_end(ap);
 }
 
+int log_event_errno(int priority, int error, const char *message_id, const char *format, ...) {
+        va_list ap;
+
+        va_start(ap, format);
+        log_fullv(priority, error, message_id, NULL, format, ap);
+        va_end(ap);
+        return error > 0 ? -error : error;
+}
+
 bool log_rate_pass(LogRate *r, uint64_t *ret_n_suppressed) {
         static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
         usec_t now = now_usec(CLOCK_MONOTONIC);

@@ -34,6 +34,13 @@
 #define MSG_QUOTA "5ab9e0b6e8a34cd3a9a1f1d1a30a8c26"
 #define MSG_KEY_REFUSED "5ab9e0b6e8a34cd3a9a1f1d1a30a8c27"
 #define MSG_CERTIFICATE_ENDS "5ab9e0b6e8a34cd3a9a1f1d1a30a8c30"
+#define MSG_DISK_SLOW "1fc7fd2dee6a44e08ba26be1c51cd106"
+#define MSG_DISK_DONE "7ae37c64621c47e79871a06c01d2e833"
+#define MSG_STUCK "f85160e413c54ca3bfad5d01b8561565"
+#define MSG_CONFIG_INVALID "aef7b8ae08a9422683e2fa4ae475fa20"
+#define MSG_KEY_EXPOSED "b9806615303444268b3fcdbed1637046"
+#define MSG_FAILED "0e572822946e41a6b14716759b6a24a9"
+#define MSG_RELOADED "7b633e7d8a9744daba190211624a8e62"
 
 typedef enum LogTarget {
         LOG_TARGET_AUTO, /* journal if stderr is connected to it (JOURNAL_STREAM), else stderr */
@@ -65,6 +72,9 @@ int log_full_errno(int priority, int error, const char *format, ...) _printf_(3,
  * NULL-terminated. */
 void log_event(int priority, const char *message_id, const char *const *fields, const char *format,
                ...) _printf_(4, 5);
+/* With errno for %m and as a field, without others. Returns error. */
+int log_event_errno(int priority, int error, const char *message_id, const char *format, ...)
+                _printf_(4, 5);
 
 /* At most burst lines per interval for each LogRate; what was suppressed is told with the next line
  * that passes. */

@@ -80,7 +80,8 @@ static int load_config(const char *path, Config *ret) {
                 return config_default(ret);
         }
         if (r < 0 && r != -EINVAL) /* a bad value was logged with its line */
-                log_error_errno(r, "Cannot read %s: %m", path ? path : CONFIG_FILE_DEFAULT);
+                log_event_errno(LOG_ERR, r, MSG_CONFIG_INVALID, "Cannot read %s: %m",
+                                path ? path : CONFIG_FILE_DEFAULT);
         return r;
 }
 

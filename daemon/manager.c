@@ -24,6 +24,9 @@
 /* For goodbye to the hub and the last sync, on a slow disk. */
 #define STOP_REST_USEC (30 * USEC_PER_SEC)
 
+/* What keeps the daemon from starting or going on. */
+#define failed(error, ...) log_event_errno(LOG_ERR, error, MSG_FAILED, __VA_ARGS__)
+
 struct Manager {
         const Config *config;
         sd_event *event;
@@ -86,7 +89,7 @@ static int process_outbox(Manager *m) {
         int r = outbox_process(m->outbox);
 
         if (r < 0)
-                return log_error_errno(r, "Outbox failed: %m");
+                return failed(r, "Outbox failed: %m");
         return 0;
 }
 
@@ -140,13 +143,12 @@ static int open_outbox(Manager *m) {
 
         r = notices_new(m->event, NOTICES_SETTLE_USEC, on_outbox_line, m, &m->notices);
         if (r < 0)
-                return log_error_errno(r, "Cannot prepare the log of the outbox: %m");
+                return failed(r, "Cannot prepare the log of the outbox: %m");
         r = outbox_open(c->state_directory, &options, &events, &m->outbox);
         if (r == -EBUSY)
-                return log_error_errno(r, "Another daemon uses the state directory %s",
-                                       c->state_directory);
+                return failed(r, "Another daemon uses the state directory %s", c->state_directory);
         if (r < 0)
-                return log_error_errno(r, "Cannot open the outbox in %s: %m", c->state_directory);
+                return failed(r, "Cannot open the outbox in %s: %m", c->state_directory);
 
         r = sd_event_add_io(m->event, &m->outbox_source, outbox_fd(m->outbox), EPOLLIN,
                             on_outbox_ready, m);
@@ -158,7 +160,7 @@ static int open_outbox(Manager *m) {
         if (r >= 0)
                 r = sd_event_source_set_prepare(m->outbox_source, on_outbox_prepare);
         if (r < 0)
-                return log_error_errno(r, "Cannot watch the outbox: %m");
+                return failed(r, "Cannot watch the outbox: %m");
         return 0;
 }
 
@@ -213,7 +215,7 @@ static void on_stopped(void *userdata) {
 static bool reload_credentials(Manager *m) {
         if (credentials_reload(m->credentials) <= 0) /* a failure was logged, the old ones stay */
                 return false;
-        log_notice("Credentials have changed, connecting anew");
+        log_event(LOG_NOTICE, MSG_RELOADED, NULL, "Credentials have changed, connecting anew");
         uplink_credentials_changed(m->uplink);
         credentials_expiry_look(m->credentials_expiry);
         return true;
@@ -277,20 +279,20 @@ static int start_uplink(Manager *m) {
 
         r = credentials_new(&credentials, &m->credentials);
         if (r < 0)
-                return log_error_errno(r, "Cannot read credentials: %m");
+                return failed(r, "Cannot read credentials: %m");
         if (asprintf(&memory_file, "%s/uplink", c->state_directory) < 0) {
                 memory_file = NULL;
-                return log_error_errno(-ENOMEM, "Cannot start the uplink: %m");
+                return failed(-ENOMEM, "Cannot start the uplink: %m");
         }
         options.memory_file = memory_file;
         r = credentials_expiry_new(m->event, m->credentials, &m->credentials_expiry);
         if (r < 0)
-                return log_error_errno(r, "Cannot watch the end of the certificate: %m");
+                return failed(r, "Cannot watch the end of the certificate: %m");
         r = uplink_new(m->event, m->outbox, m->credentials, &options, &events, &m->uplink);
         if (r >= 0)
                 r = uplink_start(m->uplink);
         if (r < 0)
-                return log_error_errno(r, "Cannot start the uplink: %m");
+                return failed(r, "Cannot start the uplink: %m");
         watch_credentials(m);
         return 0;
 }
@@ -330,14 +332,16 @@ static int start_ipc(Manager *m) {
         if (r >= 0)
                 r = ipc_server_listen(m->ipc);
         if (r == -ESRCH)
-                return log_error_errno(r, "Cannot listen on %s: there is no group %s", c->socket,
-                                       strempty(c->socket_group));
+                return failed(r, "Cannot listen on %s: there is no group %s", c->socket,
+                              strempty(c->socket_group));
         if (r == -ENOTSOCK)
-                return log_error_errno(r, "What the service manager handed over is no listening Unix stream socket");
+                return failed(r, "What the service manager handed over is no listening Unix stream "
+                                 "socket");
         if (r == -EEXIST)
-                return log_error_errno(r, "Cannot listen on %s: a file that is no socket is there", c->socket);
+                return failed(r, "Cannot listen on %s: a file that is no socket is there",
+                              c->socket);
         if (r < 0)
-                return log_error_errno(r, "Cannot listen on %s: %m", c->socket);
+                return failed(r, "Cannot listen on %s: %m", c->socket);
         return 0;
 }
 
@@ -389,7 +393,7 @@ static int watch_signals(Manager *m) {
                                             signals[i].handler, m);
 
                 if (r < 0)
-                        return log_error_errno(r, "Cannot watch signals: %m");
+                        return failed(r, "Cannot watch signals: %m");
         }
         return 0;
 }
@@ -407,10 +411,11 @@ static void watch_disk(Manager *m, usec_t now) {
         outbox_get_stats(m->outbox, &outbox);
         slow = is_stuck(outbox.busy_since_boottime_usec, now);
         if (slow && !m->disk_slow)
-                log_warning("The disk has been at one job for a minute; new messages may wait for "
-                            "it, nothing is lost");
+                log_event(LOG_WARNING, MSG_DISK_SLOW, NULL,
+                          "The disk has been at one job for a minute; new messages may wait for "
+                          "it, nothing is lost");
         else if (!slow && m->disk_slow)
-                log_notice("The disk has done what it was at");
+                log_event(LOG_NOTICE, MSG_DISK_DONE, NULL, "The disk has done what it was at");
         if (slow || m->disk_slow)
                 tell_status(m);
         m->disk_slow = slow;
@@ -426,7 +431,8 @@ static bool is_alive(void *userdata) {
         uplink_get_status(m->uplink, &uplink);
         stuck = is_stuck(uplink.busy_since_boottime_usec, now);
         if (stuck && !m->stuck)
-                log_error("The network thread has had work for a minute and taken none, no longer "
+                log_event(LOG_ERR, MSG_STUCK, NULL,
+                          "The network thread has had work for a minute and taken none, no longer "
                           "feeding the watchdog");
         m->stuck = stuck;
         return !stuck;
@@ -438,7 +444,7 @@ static int manager_start(Manager *m) {
 
         r = sd_event_new(&m->event);
         if (r < 0)
-                return log_error_errno(r, "Cannot create the event loop: %m");
+                return failed(r, "Cannot create the event loop: %m");
         r = watch_signals(m);
         if (r < 0)
                 return r;
@@ -453,7 +459,7 @@ static int manager_start(Manager *m) {
                 return r;
         r = watchdog_new(m->event, is_alive, m, &m->watchdog);
         if (r < 0)
-                return log_error_errno(r, "Cannot set up the watchdog: %m");
+                return failed(r, "Cannot set up the watchdog: %m");
 
         outbox_get_stats(m->outbox, &stats);
         log_event(LOG_NOTICE, MSG_STARTED, NULL, "iothubd %s is ready, %" PRIu64 " messages queued",
@@ -502,6 +508,6 @@ int manager_run(Manager *m) {
         int r = sd_event_loop(m->event);
 
         if (r < 0)
-                return log_error_errno(r, "Event loop failed: %m");
+                return failed(r, "Event loop failed: %m");
         return 0;
 }

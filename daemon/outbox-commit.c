@@ -1343,13 +1343,13 @@ void outbox_commit_complete(Outbox *o, OutboxBatch *b) {
                 complete_position(o, b);
         complete_messages(o, b);
         disk_works(o);
-        if (b->has_position)
-                outbox_write_receipts(o);
         outbox_release_segments(o);
         create_spare(o);
         tell_calls(b->calls, b->n_calls, 0);
-        if (b->has_position)
+        if (b->has_position) {
                 outbox_ends_recorded(o, b->number, b->n_ends);
+                outbox_write_receipts(o); /* also of the ends that were told just now */
+        }
         batch_recycle(o, b);
 }
 

@@ -165,8 +165,10 @@ static void tell_done(Outbox *o, OutboxBackgroundJob *job) {
         }
         d->offset = j->next_offset;
         d->telling = false;
-        if (j->finished || j->error < 0)
+        if (j->finished || j->error < 0) {
                 drop_finish(o, d);
+                outbox_write_receipts(o);
+        }
         free(j);
         outbox_wake(o);
 }

@@ -993,3 +993,39 @@ TEST(ten_thousand_gaps_are_no_dead_end) {
         ck_assert_uint_eq(s.n_lost_records, 3 * 3200);
         rig_done(&g);
 }
+
+static void on_lookup(int error, const OutboxSettled *s, void *userdata) {
+        *(int *) userdata = error < 0 ? error : (int) s->end;
+}
+
+/* Goal: how a message ended is known to a look-up also after the process was killed, except for what ended in the last
+ * moments, also where nothing happened since. */
+TEST(ends_are_known_after_a_kill) {
+        OutboxOptions options = base_options();
+        ModelMessage *confirmed, *rejected, *expired;
+        Rig g;
+
+        rig_open(&g, &options, 25, UINT64_MAX);
+        assert_ok(append_some(g.model, OUTBOX_LANE_URGENT, 2, 100, USEC_INFINITY));
+        assert_ok(append_some(g.model, OUTBOX_LANE_NORMAL, 1, 100, 60 * USEC_PER_SEC));
+        assert_ok(outbox_model_next(g.model, &confirmed));
+        assert_ok(outbox_model_next(g.model, &rejected));
+        expired = g.model->messages[2];
+        outbox_model_settle(g.model, confirmed, OUTBOX_END_CONFIRMED);
+        outbox_model_settle(g.model, rejected, OUTBOX_END_REJECTED);
+        outbox_model_run(g.model);
+        outbox_model_advance(g.model, USEC_PER_HOUR);
+        outbox_model_run(g.model);
+        outbox_model_crash(g.model, MODEL_KILLED);
+        reopen(&g, false);
+        for (int i = 0; i < 3; i++) {
+                const ModelMessage *x = i == 0 ? confirmed : i == 1 ? rejected : expired;
+                int end = -EBUSY;
+
+                assert_ok(outbox_lookup(g.model->outbox, x->seq, NULL, on_lookup, &end));
+                outbox_model_run(g.model);
+                ck_assert_int_eq(end, i == 0 ? OUTBOX_END_CONFIRMED : i == 1 ? OUTBOX_END_REJECTED : OUTBOX_END_EXPIRED);
+        }
+        outbox_model_close(g.model);
+        rig_done(&g);
+}

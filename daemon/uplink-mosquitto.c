@@ -37,6 +37,7 @@
 #define THREAD_STACK_BYTES (512U * 1024U) /* name service modules want more than the smallest */
 #define TEXT_MAX 640U
 #define CONNACK_NONE (-1)
+#define CONNACK_SESSION_PRESENT 1
 
 /* Longest wait for PINGRESP; half the keep-alive where that is shorter. */
 #define PONG_USEC_MAX (30 * USEC_PER_SEC)
@@ -257,10 +258,24 @@ static UplinkErrorClass connack_class(int code, const char **ret_text) {
         }
 }
 
-static void on_connect(struct mosquitto *mosq, void *userdata, int code) {
+/* Nothing here takes messages to the device, and the library acknowledges whatever comes: it would be lost. The session
+ * may still hold the subscription of another program that once used this identity. Without it the hub keeps them.
+ * Queued before the first message of ours; what the hub has sent by then cannot be helped. */
+static void unsubscribe(UplinkMosquitto *m) {
+        _cleanup_free_ char *filter = NULL;
+
+        if (strchr(m->client_id, '/') || /* a module gets none */
+            asprintf(&filter, "devices/%s/messages/devicebound/#", m->client_id) < 0)
+                return;
+        (void) mosquitto_unsubscribe(m->mosq, NULL, filter); /* without memory the session stays as it was */
+}
+
+static void on_connect(struct mosquitto *mosq, void *userdata, int code, int flags) {
         UplinkMosquitto *m = userdata;
 
         m->connack = code;
+        if (code == 0 && (flags & CONNACK_SESSION_PRESENT))
+                unsubscribe(m);
 }
 
 static void on_puback(struct mosquitto *mosq, void *userdata, int mid) {
@@ -289,7 +304,7 @@ static int new_instance(UplinkMosquitto *m) {
                 return end(m, UPLINK_ERROR_LOCAL, "Cannot prepare the connection: %s",
                            strerror(errno));
 
-        mosquitto_connect_callback_set(m->mosq, on_connect);
+        mosquitto_connect_with_flags_callback_set(m->mosq, on_connect);
         mosquitto_publish_callback_set(m->mosq, on_puback);
         mosquitto_log_callback_set(m->mosq, on_log);
         if (mosquitto_threaded_set(m->mosq, true) != MOSQ_ERR_SUCCESS ||

@@ -14,6 +14,7 @@
 
 #define MQTT_CONNECT 0x10
 #define MQTT_PUBLISH 0x30
+#define MQTT_UNSUBSCRIBE 0xa0
 #define MQTT_PINGREQ 0xc0
 #define MQTT_DISCONNECT 0xe0
 
@@ -22,6 +23,7 @@ typedef struct Session {
         SSL *ssl;
         Buffer in, out;
         uint64_t n_publishes;
+        bool subscribed;
 } Session;
 
 /* Length of the whole packet, 0 when its header is not complete. */
@@ -47,7 +49,7 @@ static bool on_publish(Session *s, const uint8_t *p, const uint8_t *body) {
         const uint8_t *mid = body + 2 + n_topic;
         const SinkBrokerOptions *o = s->options;
 
-        if (o->cut_always || (o->cut_at && memmem(body + 2, n_topic, o->cut_at, strlen(o->cut_at))))
+        if (s->subscribed || o->cut_always || (o->cut_at && memmem(body + 2, n_topic, o->cut_at, strlen(o->cut_at))))
                 return false;
         if (o->stop_after > 0 && s->n_publishes >= o->stop_after)
                 return false;
@@ -57,11 +59,26 @@ static bool on_publish(Session *s, const uint8_t *p, const uint8_t *body) {
         return answer(s, (uint8_t[]) { 0x40, 2, mid[0], mid[1] }, 4);
 }
 
+static bool on_connect(Session *s) {
+        uint8_t present = s->options->old_session;
+
+        s->subscribed = present;
+        return s->options->no_connack || answer(s, (uint8_t[]) { 0x20, 2, present, s->options->connack }, 4);
+}
+
+static bool on_unsubscribe(Session *s, const uint8_t *body) {
+        static const char filter[] = "devices/dev/messages/devicebound/#";
+
+        if (((size_t) body[2] << 8 | body[3]) != sizeof(filter) - 1 || memcmp(body + 4, filter, sizeof(filter) - 1) != 0)
+                return false;
+        s->subscribed = false;
+        return answer(s, (uint8_t[]) { 0xb0, 2, body[0], body[1] }, 4);
+}
+
 static bool on_packet(Session *s, const uint8_t *p, const uint8_t *body) {
         switch (p[0] & 0xf0) {
-        case MQTT_CONNECT:
-                return s->options->no_connack ||
-                       answer(s, (uint8_t[]) { 0x20, 2, 0, s->options->connack }, 4);
+        case MQTT_CONNECT: return on_connect(s);
+        case MQTT_UNSUBSCRIBE: return on_unsubscribe(s, body);
         case MQTT_PUBLISH: return on_publish(s, p, body);
         case MQTT_PINGREQ: return answer(s, (uint8_t[]) { 0xd0, 0 }, 2);
         case MQTT_DISCONNECT:

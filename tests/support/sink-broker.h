@@ -16,6 +16,8 @@ typedef struct SinkBrokerOptions {
         bool cut_always;     /* cuts at the first PUBLISH */
         bool no_connack;     /* takes CONNECT and stays silent */
         bool no_puback;
+        bool old_session; /* finds one that is subscribed to messages to the device, and cuts at a PUBLISH before
+                             that subscription has ended */
         uint64_t stop_after; /* cuts once this many PUBLISHes of a connection are acknowledged; 0:
                                 never */
 } SinkBrokerOptions;

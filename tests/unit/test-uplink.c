@@ -382,6 +382,16 @@ TEST(missing_credentials_hold_and_say_so) {
         end(&f);
 }
 
+TEST(subscription_that_another_program_left_is_ended_before_anything_is_sent) {
+        Fixture f;
+
+        begin(&f, &(SinkBrokerOptions) { .old_session = true }, 300, 100);
+        start(&f, "localhost");
+        wait_for(&f, books(&f).n_confirmed == 300 || books(&f).n_cuts > 0);
+        ck_assert_uint_eq(books(&f).n_cuts, 0);
+        end(&f);
+}
+
 /* Its dead letter cannot be written, so it stays queued, but there is nothing left to send. */
 TEST(stop_does_not_wait_for_a_rejected_message) {
         Fixture f;

@@ -1,5 +1,6 @@
 #include "daemon/credentials-certificate.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 #include <openssl/err.h>
@@ -235,6 +236,54 @@ CertificateAge client_certificate_age(const ClientCertificate *c, usec_t now, ch
         return CERTIFICATE_ENDS_SOON;
 }
 
+/* A property query of a TLS context reaches everything in it, the checks of the server's
+ * certificate included, and those do not belong into a TPM: it may not know the server's kind of
+ * key. So signing has a context of its own, which the connection changes over to when it is about
+ * to sign: by then the server is checked. */
+
+static int signing_index; /* of the signing context in the context of the connection */
+
+static void free_signing(void *parent, void *p, CRYPTO_EX_DATA *data, int index, long l, void *q) {
+        SSL_CTX_free(p);
+}
+
+static void init_signing_index(void) {
+        signing_index = SSL_CTX_get_ex_new_index(0, NULL, NULL, NULL, free_signing);
+}
+
+static int change_over(SSL *ssl, void *signing) {
+        return SSL_set_SSL_CTX(ssl, signing) ? 1 : 0;
+}
+
+static SSL_CTX *add_signing_context(SSL_CTX *ctx, const char *property_query) {
+        static pthread_once_t once = PTHREAD_ONCE_INIT;
+        SSL_CTX *signing = SSL_CTX_new_ex(NULL, property_query, TLS_client_method());
+
+        (void) pthread_once(&once, init_signing_index); /* fails only for a bad argument */
+        if (!signing || signing_index < 0 || !SSL_CTX_set_ex_data(ctx, signing_index, signing)) {
+                SSL_CTX_free(signing);
+                return NULL;
+        }
+        SSL_CTX_set_app_data(signing, SSL_CTX_get_app_data(ctx)); /* for callbacks */
+        SSL_CTX_set_cert_cb(ctx, change_over, signing);
+        return signing;
+}
+
+static int use_key(const ClientCertificate *c, SSL_CTX *ctx, EVP_PKEY *key,
+                   const char *property_query, char **reterr_problem) {
+        SSL_CTX *target = property_query ? add_signing_context(ctx, property_query) : ctx;
+
+        if (!target)
+                return -ENOMEM;
+        if (SSL_CTX_use_cert_and_key(target, c->own, key, c->chain, /* override= */ 1))
+                return 0;
+        ERR_clear_error();
+        return credentials_fail(-EINVAL, reterr_problem,
+                                "TLS cannot use the certificate in %s: it wants an RSA key of 2048 "
+                                "bits or more, or one on the curve P-256 or P-384",
+                                c->certificate_file);
+}
+
 int client_certificate_use(const ClientCertificate *c, SSL_CTX *ctx, char **reterr_problem) {
         const PrivateKeySource source = key_source(c);
         EVP_PKEY *external = NULL;
@@ -245,14 +294,9 @@ int client_certificate_use(const ClientCertificate *c, SSL_CTX *ctx, char **rete
                 if (r >= 0)
                         r = check_pair(c, external, reterr_problem);
         }
-        if (r >= 0 && (!SSL_CTX_use_cert_and_key(ctx, c->own, c->key ? c->key : external, c->chain,
-                                                 /* override= */ 1))) {
-                ERR_clear_error();
-                r = credentials_fail(-EINVAL, reterr_problem,
-                                     "TLS cannot use the certificate in %s: it wants an RSA key of "
-                                     "2048 bits or more, or one on the curve P-256 or P-384",
-                                     c->certificate_file);
-        }
+        if (r >= 0)
+                r = use_key(c, ctx, c->key ? c->key : external, private_key_property_query(&source),
+                            reterr_problem);
         EVP_PKEY_free(external); /* the context has its own count */
         return r;
 }

@@ -6,6 +6,7 @@
 
 #include <ctype.h>
 #include <pthread.h>
+#include <sys/stat.h>
 
 #include <openssl/engine.h>
 #include <openssl/err.h>
@@ -32,6 +33,13 @@ bool private_key_is_uri(const char *s) {
 
 bool private_key_is_external(const PrivateKeySource *s) {
         return s->provider || private_key_is_uri(s->location);
+}
+
+/* This provider gives the public half of a key away when it is asked for the whole, so OpenSSL
+ * takes the default signature for able to sign. Its other implementations are not preferred: they
+ * are slow, and narrower than the hub's needs. */
+const char *private_key_property_query(const PrivateKeySource *s) {
+        return s->provider && streq(s->provider, "tpm2") ? "?tpm2.signature=yes" : NULL;
 }
 
 /* The passphrase. */
@@ -67,6 +75,45 @@ static int give_passphrase(char *buf, int size, int for_writing, void *userdata)
         return (int) n;
 }
 
+/* A token locks itself for good after a few wrong PINs, and the uplink tries for ever. So one that
+ * was refused is not offered again before its file has been written or touched. */
+
+static pthread_mutex_t refused_mutex = PTHREAD_MUTEX_INITIALIZER;
+static struct stat refused; /* the file then; st_ino 0: none */
+
+static bool was_refused(const char *path) {
+        struct stat now;
+        bool same;
+
+        if (!path || stat(path, &now) < 0)
+                return false;
+        (void) pthread_mutex_lock(&refused_mutex); /* fails only when misused */
+        same = refused.st_ino == now.st_ino && refused.st_dev == now.st_dev &&
+               refused.st_mtim.tv_sec == now.st_mtim.tv_sec &&
+               refused.st_mtim.tv_nsec == now.st_mtim.tv_nsec;
+        (void) pthread_mutex_unlock(&refused_mutex);
+        return same;
+}
+
+static void note_refused(const char *path) {
+        struct stat now;
+
+        if (stat(path, &now) < 0)
+                return; /* then it is another one when it comes back */
+        (void) pthread_mutex_lock(&refused_mutex);
+        refused = now;
+        (void) pthread_mutex_unlock(&refused_mutex);
+}
+
+static int say_refused(const PrivateKeySource *s, const char *reason, char **reterr_problem) {
+        return credentials_fail(
+                        -EACCES, reterr_problem,
+                        "What keeps the private key at %s refused the PIN in %s (%s), which "
+                        "is not offered again, so that it does not lock: correct or touch "
+                        "the file",
+                        s->location, s->passphrase_file, reason);
+}
+
 /* OpenSSL's own words; what a module puts there names objects and functions, not keys. */
 static const char *openssl_reason(char *buf, size_t size) {
         unsigned long e = ERR_peek_error();
@@ -93,7 +140,11 @@ static int describe_failure(Asked *asked, char **reterr_problem) {
                                         "it into a file of its own and name that in "
                                         "private_key_passphrase_file",
                                         s->location);
-        if (asked->n_times > 0)
+        if (asked->n_times > 0 && private_key_is_external(s) && !strstr(reason, "not found")) {
+                note_refused(s->passphrase_file);
+                return say_refused(s, reason, reterr_problem);
+        }
+        if (asked->n_times > 0 && !private_key_is_external(s))
                 return credentials_fail(-EACCES, reterr_problem,
                                         "The passphrase in %s does not open the private key in %s",
                                         s->passphrase_file, s->location);
@@ -167,6 +218,7 @@ static EVP_PKEY *load_from_engine(const char *name, const char *uri, UI_METHOD *
         *ret_missing = !engine;
         if (!engine)
                 return NULL;
+        (void) ENGINE_ctrl_cmd_string(engine, "QUIET", NULL, 1); /* it would write to stderr */
         if (ENGINE_init(engine)) {
                 key = ENGINE_load_private_key(engine, uri, ui, asked);
                 (void) ENGINE_finish(engine); /* our count only */
@@ -180,8 +232,8 @@ static int no_module(const PrivateKeySource *s, char **reterr_problem) {
 
         openssl_reason(reason, sizeof(reason));
         return credentials_fail(-ENOSYS, reterr_problem,
-                                "OpenSSL has no module %s (%s), which key_provider names: install "
-                                "it, or correct the name",
+                                "OpenSSL cannot load %s (%s), which key_provider names: check the "
+                                "name, that it is installed, and that its device is there",
                                 s->provider, reason);
 }
 
@@ -210,6 +262,8 @@ int private_key_load(const PrivateKeySource *s, const char *pem, EVP_PKEY **ret,
         int r = 0;
 
         ERR_clear_error();
+        if (private_key_is_external(s) && was_refused(s->passphrase_file))
+                return say_refused(s, "as before", reterr_problem);
         if (private_key_is_external(s))
                 r = load_external(s, &asked, &key, reterr_problem);
         else

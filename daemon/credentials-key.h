@@ -23,9 +23,14 @@ bool private_key_is_uri(const char *s);
  * as a device pleases: not on the event loop. */
 bool private_key_is_external(const PrivateKeySource *s);
 
+/* What has to be preferred among OpenSSL's implementations (property(7)) so that signing reaches the
+ * module; NULL: nothing. */
+const char *private_key_property_query(const PrivateKeySource *s);
+
 /* pem: the content of the file at s->location, where that is not external; it is not kept.
  * 0, or -errno with a sentence that names place and remedy: -EINVAL (no key there), -EACCES (wrong
- * or missing passphrase), -ENOENT, -ENOSYS (no such module), ... *ret: EVP_PKEY_free(). Any thread.
+ * or missing passphrase; a module is not offered the same one again before its file changed, so that
+ * it does not lock), -ENOENT, -ENOSYS (no such module), ... *ret: EVP_PKEY_free(). Any thread.
  */
 int private_key_load(const PrivateKeySource *s, const char *pem, EVP_PKEY **ret,
                      char **reterr_problem);

@@ -5,6 +5,7 @@ import calendar
 import contextlib
 import hashlib
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -323,6 +324,145 @@ def a_certificate_that_tls_turns_down_is_named(folder):
                 wait_until(lambda: d.status()["retry"].get("lastError"), "the handshake fails")
                 retry = d.status()["retry"]
                 assert retry["lastErrorClass"] == "certificate" and "unknown ca" in retry["lastError"], (version, retry)
+
+
+# ---- keys that OpenSSL finds by URI ----
+
+
+def need(*programs_and_modules):
+    """Skips where a package of scripts/packages is not installed."""
+    for name in programs_and_modules:
+        if "/" in name:
+            kind, module = name.split("/")
+            option = {"engines": "-e", "modules": "-m"}[kind]
+            where = openssl("version", option).stdout.decode().split('"')[1]
+            if not os.path.exists(os.path.join(where, f"{module}.so")):
+                raise harness.Skip(f"OpenSSL has no {module}.so in {where}")
+        elif not shutil.which(name):
+            raise harness.Skip(f"{name} is not installed")
+
+
+@contextlib.contextmanager
+def environment(**variables):
+    """For the programs that are started meanwhile."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def soft_hsm_module():
+    for path in ("/usr/lib/softhsm/libsofthsm2.so", "/usr/local/lib/softhsm/libsofthsm2.so"):
+        if os.path.exists(path):
+            return path
+    raise harness.Skip("libsofthsm2.so is not installed")
+
+
+@contextlib.contextmanager
+def soft_hsm(folder, pin):
+    """A token of SoftHSM with a key; yields its certificate and the key's URI."""
+    need("softhsm2-util", "engines/pkcs11")
+    tokens = os.path.join(folder, "tokens")
+    os.mkdir(tokens)
+    config = os.path.join(folder, "softhsm2.conf")
+    with open(config, "w", encoding="utf-8") as f:
+        f.write(f"directories.tokendir = {tokens}\nlog.level = ERROR\n")
+    with environment(SOFTHSM2_CONF=config, PKCS11_MODULE_PATH=soft_hsm_module()):
+
+        def util(*arguments):
+            subprocess.run(["softhsm2-util", *arguments], check=True, capture_output=True, timeout=60)
+
+        certificate, key = make_pair(folder, "token")
+        util("--init-token", "--free", "--label", "iothubd", "--pin", pin, "--so-pin", "87654321")
+        util("--import", key, "--token", "iothubd", "--label", "device", "--id", "a1", "--pin", pin)
+        os.unlink(key)
+        yield certificate, "pkcs11:token=iothubd;object=device;type=private"
+
+
+@test
+def a_key_in_a_pkcs11_token_opens_the_hub(folder):
+    pin = "735182"
+    with Hub(folder) as hub, soft_hsm(folder, pin) as (certificate, uri):
+        pin_file = os.path.join(folder, "pin")
+        write_private(pin_file, f"{pin}\n")
+        string = register(hub, certificate)
+        pair = (certificate, uri)
+        with x509_daemon(folder, hub, string, pair, key_provider="engine:pkcs11", private_key_passphrase_file=pin_file) as d:
+            d.ctl("send", input="".join(f"{line}\n" for line in lines(300)))
+            assert_all_arrived(hub, lines(300))
+            d.wait_queue_empty()
+            # The token is asked again for each connection.
+            hub.kill()
+            hub.start()
+            d.ctl("send", "reading 300")
+            assert_all_arrived(hub, lines(301))
+        assert pin not in d.log()
+
+
+@test
+def a_wrong_pin_is_offered_once_and_the_right_one_heals_it(folder):
+    with Hub(folder) as hub, soft_hsm(folder, "735182") as (certificate, uri):
+        pin_file = os.path.join(folder, "pin")
+        write_private(pin_file, "111111\n")
+        string = register(hub, certificate)
+        uplink = {"retry_refused_max": "100ms"}
+        with x509_daemon(
+            folder, hub, string, (certificate, uri), key_provider="engine:pkcs11", private_key_passphrase_file=pin_file, uplink=uplink
+        ) as d:
+            wait_until(lambda: "as before" in d.status()["retry"].get("lastError", ""), "it is not offered again")
+            assert d.status()["retry"]["lastErrorClass"] == "certificate", d.status()
+            assert d.log().count("PIN incorrect") == 1, d.log()
+            d.ctl("send", "reading 0")
+            write_private(pin_file, "735182\n")
+            assert_all_arrived(hub, lines(1))
+        assert "111111" not in d.log() and "735182" not in d.log()
+
+
+@contextlib.contextmanager
+def software_tpm(folder):
+    """swtpm on a socket of its own; OpenSSL's tpm2 provider finds it."""
+    need("swtpm", "modules/tpm2")
+    state, path = os.path.join(folder, "tpm"), os.path.join(folder, "tpm.sock")
+    os.mkdir(state)
+    with open(os.path.join(folder, "swtpm.log"), "wb") as log:
+        process = subprocess.Popen(
+            ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={state}", "--server", f"type=unixio,path={path}",
+             "--ctrl", f"type=unixio,path={path}.ctrl", "--flags", "not-need-init,startup-clear"],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+        )  # fmt: skip
+    try:
+        wait_until(lambda: os.path.exists(path) and os.path.exists(f"{path}.ctrl"), "the TPM listens")
+        with environment(TPM2OPENSSL_TCTI=f"swtpm:path={path}"):
+            yield
+    finally:
+        harness.stop_process(process)
+
+
+@test
+def a_key_that_never_leaves_the_tpm_opens_the_hub(folder):
+    providers = ["-provider", "tpm2", "-provider", "default"]
+    with Hub(folder) as hub, software_tpm(folder):
+        certificate, key = os.path.join(folder, "tpm.pem"), os.path.join(folder, "tpm.key")
+        openssl("genpkey", *providers, "-algorithm", "EC", "-pkeyopt", "group:P-256", "-out", key)
+        with open(key, encoding="ascii") as f:
+            assert "TSS2 PRIVATE KEY" in f.read()
+        openssl("req", "-x509", *providers, "-key", key, "-subj", "/CN=windmill", "-days", "30", "-out", certificate)
+        string = register(hub, certificate)
+        with x509_daemon(folder, hub, string, (certificate, key), key_provider="tpm2") as d:
+            d.ctl("send", input="".join(f"{line}\n" for line in lines(300)))
+            assert_all_arrived(hub, lines(300))
+            d.wait_queue_empty()
+            for i in range(5):  # each connection loads the key into the TPM, which has room for three
+                hub.kill()
+                hub.start()
+                d.ctl("send", f"reading {300 + i}")
+                assert_all_arrived(hub, lines(301 + i))
 
 
 if __name__ == "__main__":

@@ -390,9 +390,9 @@ TEST(a_key_by_uri_is_fetched_when_it_is_used) {
                 const char *says;
         } table[] = {
                 { "pkcs11:token=none;object=k", "no-such-module", -ENOSYS,
-                  "OpenSSL has no module no-such-module" },
+                  "OpenSSL cannot load no-such-module" },
                 { "pkcs11:token=none;object=k", "engine:no-such", -ENOSYS,
-                  "OpenSSL has no module engine:no-such" },
+                  "OpenSSL cannot load engine:no-such" },
                 { "nosuch:thing", NULL, -EINVAL, "no private key at nosuch:thing" },
         };
         _cleanup_free_ char *path = NULL, *location = NULL, *problem = NULL;

@@ -177,13 +177,15 @@ static EVP_PKEY *load_pem(const char *pem, Asked *asked) {
 /* Once for the process: a provider that is loaded by name turns off the automatic default. */
 static bool load_provider(const char *name) {
         static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-        static bool loaded;
+        static OSSL_PROVIDER *usual, *wanted; /* kept for the life of the process */
         bool ok;
 
         (void) pthread_mutex_lock(&mutex); /* fails only when misused */
-        if (!loaded)
-                loaded = OSSL_PROVIDER_load(NULL, "default") && OSSL_PROVIDER_load(NULL, name);
-        ok = loaded;
+        if (!usual)
+                usual = OSSL_PROVIDER_load(NULL, "default");
+        if (usual && !wanted)
+                wanted = OSSL_PROVIDER_load(NULL, name);
+        ok = wanted;
         (void) pthread_mutex_unlock(&mutex);
         return ok;
 }

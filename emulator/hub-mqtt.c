@@ -322,6 +322,23 @@ static void note_activity(Plugin *p) {
         }
 }
 
+/* Changed desired properties, to those who listen; others read them when they come. */
+static void send_notices(Plugin *p) {
+        HubNotice n;
+
+        while (hub_notice_take(p->hub, &n) > 0) {
+                char topic[96];
+
+                (void) snprintf(topic, sizeof(topic),
+                                "$iothub/twin/PATCH/properties/desired/?$version=%" PRIu64,
+                                n.version); /* it fits */
+                /* Without room it is lost; the gap in the versions tells the device. */
+                (void) hub_link_send(p->link, n.client_id, HUB_LISTEN_DESIRED, topic, n.text,
+                                     strlen(n.text));
+                hub_notice_done(&n);
+        }
+}
+
 /* Leaves with the broker's next turn, which is now. */
 static void send_packets(Plugin *p) {
         HubPacket *packet;
@@ -353,6 +370,7 @@ static int on_tick(int event, void *data, void *userdata) {
                 free(id);
         }
         hub_link_expire(p->link, now_usec(CLOCK_MONOTONIC));
+        send_notices(p);
         send_packets(p);
         if (now >= p->next_end_usec)
                 end_sessions(p, now);

@@ -2,13 +2,13 @@
 #include "emulator/hub-registry-private.h"
 
 #include "lib/hub-topic.h"
-#include "lib/utf8.h"
 
 #define RESPONSE_SEC_MIN 5U
 #define RESPONSE_SEC_MAX 300U
 #define RESPONSE_SEC_DEFAULT 30U
 #define CONNECT_SEC_MAX 300U
 #define NAME_BYTES_MAX 100U
+#define PAYLOAD_DEPTH_MAX 64
 
 typedef struct Invocation {
         const char *name;
@@ -79,41 +79,12 @@ static int answer_failure(RegistryAnswer *a, int error) {
         }
 }
 
-static int parse_payload(const void *payload, size_t n, struct json_object **ret) {
-        struct json_tokener *tokener;
+static int answer_result(RegistryAnswer *a, unsigned status, const void *payload, size_t n) {
+        struct json_object *value = NULL;
         int r = 0;
 
-        *ret = NULL;
-        if (n == 0)
-                return 0;
-        if (!utf8_is_valid(payload, n))
-                return -EBADMSG;
-        tokener = json_tokener_new();
-        if (!tokener)
-                return -ENOMEM;
-        *ret = json_tokener_parse_ex(tokener, payload, (int) n);
-        /* A bare number ends only where something follows it. */
-        if (!*ret && json_tokener_get_error(tokener) == json_tokener_continue)
-                *ret = json_tokener_parse_ex(tokener, "", 1);
-        else
-                for (size_t i = json_tokener_get_parse_end(tokener); i < n; i++)
-                        if (!memchr(" \t\r\n", ((const char *) payload)[i], 4))
-                                r = -EBADMSG;
-        if (json_tokener_get_error(tokener) != json_tokener_success)
-                r = -EBADMSG;
-        json_tokener_free(tokener);
-        if (r < 0) {
-                json_object_put(*ret);
-                *ret = NULL;
-        }
-        return r;
-}
-
-static int answer_result(RegistryAnswer *a, unsigned status, const void *payload, size_t n) {
-        struct json_object *value;
-        int r;
-
-        r = parse_payload(payload, n, &value);
+        if (n > 0)
+                r = json_parse(payload, n, PAYLOAD_DEPTH_MAX, &value);
         if (r == -EBADMSG)
                 return registry_error_code(a, /* nested= */ true, "GenericBadGateway", 502000,
                                            "The device's answer is no JSON.");

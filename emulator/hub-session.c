@@ -1,5 +1,7 @@
 #include "emulator/hub-session.h"
 
+#include "emulator/hub-session-twin.h"
+
 #include <assert.h>
 
 #include "lib/hub-topic.h"
@@ -89,16 +91,19 @@ static const char *events_bag(const HubSession *s, const char *topic, size_t *re
         return bag;
 }
 
-static bool is_method_response(const char *topic) {
+/* What a device says to the hub itself. */
+static bool is_request(const char *topic) {
         _cleanup_(hub_topic_done) HubTopic t = { 0 };
 
-        return startswith(topic, "$iothub/methods/res/") && hub_topic_parse(topic, &t) >= 0;
+        return startswith(topic, "$iothub/") && hub_topic_parse(topic, &t) >= 0 &&
+               (t.kind == HUB_TOPIC_METHOD_RESPONSE || t.kind == HUB_TOPIC_TWIN_GET ||
+                t.kind == HUB_TOPIC_TWIN_REPORTED);
 }
 
 bool hub_session_may_publish(const HubSession *s, const char *topic) {
         size_t n;
 
-        return events_bag(s, topic, &n) || is_method_response(topic);
+        return events_bag(s, topic, &n) || is_request(topic);
 }
 
 static int store_event(const HubSession *s, Hub *hub, const HubPublish *p, const char *bag,
@@ -145,6 +150,8 @@ int hub_session_publish(const HubSession *s, Hub *hub, HubLink *link, const HubP
         r = hub_topic_parse(p->topic, &t);
         if (r >= 0 && t.kind == HUB_TOPIC_METHOD_RESPONSE)
                 return take_answer(s, link, &t, p, reterr_reason);
+        if (r >= 0 && (t.kind == HUB_TOPIC_TWIN_GET || t.kind == HUB_TOPIC_TWIN_REPORTED))
+                return hub_session_twin(s, hub, link, &t, p, reterr_reason);
         *reterr_reason = r == -ENOMEM ? "out of memory" :
                                         "it published to a topic that is not its own";
         return r < 0 ? r : -EINVAL;

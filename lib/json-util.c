@@ -1,6 +1,39 @@
 #include "lib/json-util.h"
 
 #include <assert.h>
+#include <limits.h>
+
+#include "lib/utf8.h"
+
+int json_parse(const void *text, size_t n, int depth, struct json_object **ret) {
+        _cleanup_json_ struct json_object *o = NULL;
+        struct json_tokener *t;
+        enum json_tokener_error error;
+        size_t end;
+
+        /* For json-c a NUL ends the text. */
+        if (n == 0 || n > INT_MAX || memchr(text, 0, n) || !utf8_is_valid(text, n))
+                return -EBADMSG;
+        t = json_tokener_new_ex(depth);
+        if (!t)
+                return -ENOMEM;
+        o = json_tokener_parse_ex(t, text, (int) n);
+        end = json_tokener_get_parse_end(t);
+        /* A bare number ends only where something follows it. */
+        if (json_tokener_get_error(t) == json_tokener_continue) {
+                o = json_tokener_parse_ex(t, "", 1);
+                end = n;
+        }
+        error = json_tokener_get_error(t);
+        json_tokener_free(t);
+        if (error != json_tokener_success)
+                return -EBADMSG;
+        for (; end < n; end++)
+                if (!memchr(" \t\r\n", ((const char *) text)[end], 4))
+                        return -EBADMSG;
+        *ret = TAKE_PTR(o);
+        return 0;
+}
 
 /* 1 and the value, 0 when it is absent or null, -EINVAL when it has another type. */
 static int get_typed(struct json_object *o, const char *field, enum json_type type, struct json_object **ret) {

@@ -15,6 +15,10 @@ static inline void json_putp(struct json_object **o) {
 }
 #define _cleanup_json_ _cleanup_(json_putp)
 
+/* Exactly one JSON value, in valid UTF-8, with nothing but white space around it. *ret is the caller's, NULL for the value
+ * null. depth: how deep it may be nested. 0, -EBADMSG (it is none, or too deep) or -ENOMEM. */
+int json_parse(const void *text, size_t n, int depth, struct json_object **ret);
+
 /* Missing and null are the same: absent. The "get" forms return 1 when the field is there, 0 when it is
  * absent (ret untouched), -EINVAL when it has another type, -ERANGE when a number does not fit. */
 int json_get_string(struct json_object *o, const char *field, const char **ret, size_t *ret_size);

@@ -90,3 +90,32 @@ TEST(what_is_added_is_read_back) {
         ck_assert(!b);
         ck_assert_int_eq(json_object_object_length(o), 5);
 }
+
+TEST(one_value_is_parsed_whole_and_nothing_else) {
+        static const char *const good[] = { "{}", " [1, 2]\n", "7", "-1.5e3", "\"\\u20ac\"", "true",
+                                            "{\"a\":{\"b\":[null]}}" };
+        static const char *const bad[] = { "", " ", "{", "[1,]x", "no", "{}{}", "1 2", "\"\xff\"",
+                                           "[[[[[1]]]]]" };
+
+        for (size_t i = 0; i < ELEMENTSOF(good); i++) {
+                _cleanup_json_ struct json_object *o = NULL;
+
+                assert_ok(json_parse(good[i], strlen(good[i]), 4, &o));
+                ck_assert_ptr_nonnull(o);
+        }
+        for (size_t i = 0; i < ELEMENTSOF(bad); i++) {
+                struct json_object *o;
+
+                assert_error(json_parse(bad[i], strlen(bad[i]), 4, &o), -EBADMSG);
+        }
+}
+
+TEST(null_is_a_value_and_a_nul_byte_is_none) {
+        struct json_object *o = (struct json_object *) "";
+
+        assert_ok(json_parse("null", 4, 4, &o));
+        ck_assert_ptr_null(o);
+        assert_error(json_parse("1\0", 2, 4, &o), -EBADMSG);
+        assert_error(json_parse("1\0" "2", 3, 4, &o), -EBADMSG);
+        assert_error(json_parse("{}\0", 3, 4, &o), -EBADMSG);
+}

@@ -53,6 +53,7 @@ def wait_well(daemon):
 def a_crash_is_followed_by_a_wait_and_an_orderly_stop_is_not(folder):
     with Setup(folder) as s:
         s.daemon.wait_connected()
+        wait_until(lambda: os.path.exists(os.path.join(s.daemon.state, "uplink")), "the run is remembered")
         for n in range(1, 5):
             s.daemon.kill()
             s.daemon.start()

@@ -332,6 +332,20 @@ def a_reload_takes_a_new_key(machine, hub):
 
 
 @on_machine
+def a_reload_tries_again_at_once(machine, hub):
+    """Whoever reloads has mended something: it does not wait for the time that was set for the next try."""
+    long = dict.fromkeys(UPLINK, "10min")
+    s = Service(machine, hub, "mendedhub", settings={"uplink": long}, start=False)
+    s.connection_string()
+    hub.stop()
+    machine.run("systemctl", "start", "iothubd")
+    s.journal("Cannot connect")
+    hub.start()
+    machine.run("systemctl", "reload", "iothubd")
+    s.wait_connected()
+
+
+@on_machine
 def a_backlog_outlives_a_reboot(machine, hub):
     s = Service(machine, hub, "reboot")
     s.wait_connected()
@@ -413,6 +427,8 @@ def a_wrong_setting_costs_neither_socket_nor_sender(machine, hub):
     failed = machine.run("systemctl", "start", "iothubd", check=False)
     assert failed.code != 0
     s.journal("max_size")
+    told = machine.run("journalctl", "--no-pager", "-x", "--unit=iothubd", "--lines=20", tell=False).output
+    assert "Subject: The settings are not right" in told, told
     senders = [
         machine.popen("iothubctl", "send", f"mended reading {i}", user="alice", stdin=subprocess.DEVNULL,
                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -28,6 +28,9 @@ class Call:
 
     def __init__(self, registry, path="/twins/d1", **body):
         self.answer = None
+        if "connectTimeoutInSeconds" not in body:
+            # On a busy machine half a minute, the default, may pass before the test comes to answer.
+            body.setdefault("responseTimeoutInSeconds", 300)
         self.thread = threading.Thread(target=self._run, args=(registry, path, body))
         self.thread.start()
 

@@ -81,6 +81,14 @@ def fault(folder, title, classes, settings=None, n_before=100, **daemon_options)
 
 
 @test
+def a_disabled_device_is_named_and_goes_on_once_it_is_enabled(folder):
+    with fault(folder, "disabled device", ["refused"]) as (s, _, meet):
+        s.hub.ctl("device", "disable", s.device)
+        meet()
+        s.hub.ctl("device", "enable", s.device)
+
+
+@test
 def a_deleted_device_is_named_and_goes_on_once_it_exists_again(folder):
     with fault(folder, "deleted and created again, with new keys", ["refused"]) as (s, _, meet):
         s.hub.ctl("device", "delete", s.device)

@@ -46,7 +46,7 @@ WRONG_KEY = "d3Jvbmcga2V5IHdyb25nIGtleSB3cm9uZyBrZXkgMDA="
 
 def key_of(s, which):
     text = s.hub.ctl("device", "show", s.device, "--keys").stdout
-    return re.search(rf"{which}\W+(\S+)", text)[1]
+    return re.search(rf"{which}[\s:]+(\S+)", text)[1]
 
 
 @contextlib.contextmanager

@@ -295,6 +295,7 @@ void outbox_dirty(Outbox *o);  /* something is to be recorded within the interva
 void outbox_check_fs(Outbox *o, bool now);
 void outbox_write_receipts(Outbox *o); /* what gathered, in the background */
 uint64_t outbox_used_bytes(Outbox *o);
+bool outbox_gate_open(const Outbox *o);
 void outbox_identity_check(Outbox *o); /* nothing waits any more: a held identity may change */
 int outbox_calls_add(OutboxCall **calls, size_t *n, size_t *allocated, const OutboxCall *c);
 
@@ -334,10 +335,6 @@ void outbox_reader_done(OutboxReader *r);
 /* outbox-commit.c */
 int outbox_batch_open(Outbox *o); /* makes sure that there is an open batch */
 OutboxBatch *outbox_batch_free(OutboxBatch *b);
-bool outbox_admit(Outbox *o, OutboxLane lane, size_t size); /* whether a record finds room; counts it */
-void outbox_admission_reset(Outbox *o);
-bool outbox_has_too_many_gaps(const Outbox *o);
-bool outbox_has_room(Outbox *o); /* for a further segment, without anything giving way */
 void outbox_commit_submit(Outbox *o);
 void outbox_commit_complete(Outbox *o, OutboxBatch *b);
 void outbox_commit_cancel_open(Outbox *o, int error);
@@ -345,13 +342,34 @@ void outbox_release_segments(Outbox *o);
 int outbox_commit_position_now(Outbox *o); /* waits; for the end */
 usec_t outbox_commit_deadline(Outbox *o);
 void outbox_batch_run(OutboxJob *j);
+
+/* outbox-admit.c */
+bool outbox_admit(Outbox *o, OutboxLane lane, size_t size); /* whether a record finds room; counts it */
+void outbox_admission_reset(Outbox *o);
+bool outbox_has_too_many_gaps(const Outbox *o);
+bool outbox_has_room(Outbox *o); /* for a further segment, without anything giving way */
+unsigned outbox_segments_creatable(Outbox *o);
+/* Of which every message has ended: they are free as soon as a position says so. */
+unsigned outbox_segments_releasable(Outbox *o);
+bool outbox_segment_is_done(const OutboxSegment *s, const OutboxSettledSet *set);
+void outbox_block_create(Outbox *o);
+void outbox_position_borrow(Outbox *o, bool full, OutboxPosition *ret); /* as things are now; nothing in it to be freed */
+
+/* outbox-plan.c: on failure the batch has no writes and all segments are as before */
+int outbox_plan_messages(Outbox *o, OutboxBatch *b); /* -ENOSPC: no room after all */
+int outbox_plan_position(Outbox *o, OutboxBatch *b, bool full);
+bool outbox_position_due(Outbox *o, usec_t now);
 void outbox_spare_add(Outbox *o, OutboxSegment *s);
+
+/* outbox-evidence.c */
 void outbox_evidence_name(uint32_t number, char ret[static OUTBOX_SEGMENT_NAME_MAX]);
 int outbox_evidence_name_parse(const char *name, uint32_t *ret_number);
 void outbox_evidence_add(Outbox *o, uint32_t number, uint32_t size);
 uint64_t outbox_evidence_bytes(const Outbox *o);
 void outbox_remove_again(Outbox *o); /* what could not be removed */
 void outbox_unremoved_free(Outbox *o);
+bool outbox_evidence_sacrifice(Outbox *o); /* the newest; false: there is none */
+void outbox_discard_segment(Outbox *o, OutboxSegment *s, bool as_evidence); /* frees it, and removes or renames its file */
 
 /* outbox-end.c */
 void outbox_end_message(Outbox *o, OutboxLane lane, const OutboxEntry *e, OutboxEnd end, const char *reason);

@@ -20,6 +20,8 @@ static const Verb *const verbs[] = {
         &verb_device_delete,
         &verb_device_renew_key,
         &verb_device_connection_string,
+        &verb_device_import,
+        &verb_device_export,
         &verb_module_create,
         &verb_module_show,
         &verb_module_list,

@@ -154,12 +154,16 @@ static int run_item(Item *i) {
 static int add_error(struct json_object *errors, const Item *i, int error) {
         _cleanup_json_ struct json_object *o = json_object_new_object();
         _cleanup_(registry_answer_done) RegistryAnswer a = { 0 };
-        const RegistryCall c = { .hub = i->hub,
-                                 .device = strempty(i->wanted.id),
-                                 .module = i->wanted.module_id };
+        RegistryCall c = { .hub = i->hub };
         const char *message = "", *text;
         int r;
 
+        /* As they were sent: what is no id is named too. */
+        if (json_object_is_type(i->object, json_type_object)) {
+                (void) json_get_string(i->object, "id", &c.device, NULL); /* absent is absent */
+                (void) json_get_string(i->object, "moduleId", &c.module, NULL);
+        }
+        c.device = strempty(c.device);
         registry_answer_init(&a);
         if (error == -EINVAL)
                 r = registry_error(&a, 400, "ArgumentInvalid", "%s", i->reason);

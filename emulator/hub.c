@@ -59,6 +59,7 @@ struct Hub {
         bool failed;                /* the open transaction cannot be committed */
         struct lh_table *presences; /* client id to Presence, of those that connected */
         uint64_t n_connected;       /* devices, without modules */
+        uint64_t n_devices;         /* counting them anew for each creation would take longer and longer */
         uint64_t last_etag, last_generation;
         char **cuts;
         size_t n_cuts;
@@ -159,6 +160,16 @@ static int load_numbers(Hub *h) {
         return hub_store_number_set(h->store, "lastEtag", h->last_etag);
 }
 
+static int count_devices(Hub *h) {
+        uint64_t enabled, disabled;
+        int r;
+
+        r = hub_store_count(h->store, &enabled, &disabled);
+        if (r >= 0)
+                h->n_devices = enabled + disabled;
+        return r;
+}
+
 static int open_store(Hub *h) {
         int r;
 
@@ -245,6 +256,8 @@ int hub_open(int dir_fd, const char *host, Hub **ret) {
         if (r >= 0)
                 r = open_store(h);
         if (r >= 0)
+                r = count_devices(h);
+        if (r >= 0)
                 r = open_events(h);
         if (r < 0)
                 return r;
@@ -306,8 +319,11 @@ int hub_end(Hub *h, int result) {
                 else {
                         int r = hub_store_commit(h->store);
 
+                        h->failed = r < 0;
                         result = r < 0 ? r : result;
                 }
+                if (h->failed)
+                        (void) count_devices(h); /* a disk that fails is told with what comes next */
         }
         unlock(h);
         return result;
@@ -382,18 +398,13 @@ static int count_one(const HubDevice *d, void *userdata) {
 /* 0, -ENOENT (a module's device), -EEXIST or -EOVERFLOW. */
 static int check_room(Hub *h, const HubDevice *d) {
         _cleanup_(hub_device_done) HubDevice found = { 0 }, device = { 0 };
-        uint64_t enabled, disabled;
         int r;
 
         r = hub_store_get(h->store, d->id, d->module_id, &found);
         if (r != -ENOENT)
                 return r < 0 ? r : -EEXIST;
-        if (!d->module_id) {
-                r = hub_store_count(h->store, &enabled, &disabled);
-                if (r < 0)
-                        return r;
-                return enabled + disabled >= HUB_DEVICES_MAX ? -EOVERFLOW : 0;
-        }
+        if (!d->module_id)
+                return h->n_devices >= HUB_DEVICES_MAX ? -EOVERFLOW : 0;
         r = hub_store_get(h->store, d->id, NULL, &device);
         if (r < 0)
                 return r;
@@ -457,6 +468,7 @@ static int create_locked(Hub *h, const HubDevice *d, HubDevice *ret) {
                 r = create_system_modules(h, &made);
         if (r < 0)
                 return r;
+        h->n_devices += !made.module_id;
         *ret = made;
         made = (HubDevice) { 0 };
         return 0;
@@ -640,7 +652,11 @@ static int delete_locked(Hub *h, const char *id, const char *module_id, const ui
                 r = check_etag(&old, if_etag, reterr_etag);
         if (r >= 0)
                 r = cut_off(h, &old, /* forget= */ true);
-        return r < 0 ? r : hub_store_delete(h->store, id, module_id);
+        if (r >= 0)
+                r = hub_store_delete(h->store, id, module_id);
+        if (r >= 0)
+                h->n_devices -= !module_id;
+        return r;
 }
 
 int hub_device_delete(Hub *h, const char *id, const char *module_id, const uint64_t *if_etag,

@@ -88,7 +88,7 @@ def bulk_items_succeed_or_fail_one_by_one(folder):
         assert list(body) == ["isSuccessful", "errors", "warnings"] and body["isSuccessful"] is False
         assert [(e["deviceId"], e["errorCode"]) for e in body["errors"]] == [
             ("d3", "DeviceAlreadyExists"), ("none", "DeviceNotFound"), ("d4", "PreconditionFailed"),
-            ("d7", "ArgumentInvalid"), ("", "ArgumentInvalid"), ("d9", "ArgumentInvalid"),
+            ("d7", "ArgumentInvalid"), ("a b", "ArgumentInvalid"), ("d9", "ArgumentInvalid"),
         ], body
         new = registry.good("GET", "/twins/new")
         assert new["tags"] == {"a": 1} and new["version"] == 2

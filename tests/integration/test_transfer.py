@@ -1,0 +1,160 @@
+#!/usr/bin/env python3
+"""Goal: import and export carry a whole registry, lose nothing, and can be stopped and given again.
+Method: the emulator's registry out and in again; a hub that throttles and fails by script; a signal in the middle."""
+import csv
+import json
+import os
+import signal
+import subprocess
+
+from harness import DEADLINE_SEC, IOTHUBCTL, Hub, main, test, wait_until
+from scripted_hub import against
+from service import Service
+
+EX_USAGE, EX_DATAERR, EX_NOT_FOUND, EX_TRY_AGAIN = 64, 65, 66, 75
+
+
+def write(folder, name, text):
+    path = os.path.join(folder, name)
+    with open(path, "w", encoding="utf-8") as f:
+        f.write(text)
+    return path
+
+
+def lines_of(path):
+    with open(path, encoding="utf-8") as f:
+        return [json.loads(line) for line in f]
+
+
+def ids(hub):
+    return [json.loads(line)["deviceId"] for line in hub.ctl("device", "list", "--json").stdout.splitlines()]
+
+
+@test
+def what_is_exported_is_imported_again_as_it_was(folder):
+    with Hub(folder) as hub, Service(hub) as service:
+        names = [f"d{n:04}" for n in range(750)]
+        path = write(folder, "in.jsonl", "".join(
+            json.dumps({"id": i, "status": "disabled" if i[-1] == "3" else "enabled", "tags": {"t": i}}) + "\n" for i in names
+        ))
+        r = hub.ctl("device", "import", path)
+        assert r.stdout.startswith("750 done, 0 were so already, 0 failed"), r
+        out = os.path.join(folder, "out.jsonl")
+        hub.ctl("device", "export", out)
+        assert os.stat(out).st_mode & 0o777 == 0o600
+        exported = lines_of(out)
+        assert [d["id"] for d in exported] == names
+        for name in ("d0000", "d0503", "d0749"):
+            device, line = service.good("GET", f"/devices/{name}"), exported[int(name[1:])]
+            assert line["authentication"] == device["authentication"] and line["status"] == device["status"]
+            assert line["tags"] == {"t": name}
+        assert hub.ctl("device", "import", out, "--mode", "delete").stdout.startswith("750 done")
+        assert ids(hub) == []
+        hub.ctl("device", "import", out)
+        again = os.path.join(folder, "again.jsonl")
+        hub.ctl("device", "export", again)
+        for device in exported + (second := lines_of(again)):
+            device.pop("eTag")
+        assert second == exported
+
+
+@test
+def csv_carries_ids_keys_and_thumbprints(folder):
+    key = "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE="
+    text = (
+        "\ufeffid,moduleId,primaryKey,secondaryKey,primaryThumbprint,authentication,statusReason\r\n"
+        f"d1,,{key},{key},,,\"a \"\"b\"\", c\"\r\nd1,m1,,,,,\r\nd2,,,,{'A' * 40},selfSigned,\r\n"
+    )
+    with Hub(folder) as hub, Service(hub) as service:
+        r = hub.ctl("device", "import", "-", input=text)
+        assert r.stdout.startswith("3 done"), r
+        device = service.good("GET", "/devices/d1")
+        assert device["authentication"]["symmetricKey"]["primaryKey"] == key and device["statusReason"] == 'a "b", c'
+        assert service.good("GET", "/devices/d2")["authentication"]["x509Thumbprint"]["primaryThumbprint"] == "A" * 40
+        assert service.good("GET", "/devices/d1/modules/m1")
+        rows = list(csv.DictReader(hub.ctl("device", "export", "--format", "csv").stdout.splitlines()))
+        assert [r["id"] for r in rows] == ["d1", "d2"] and rows[0]["primaryKey"] == key
+        assert rows[0]["statusReason"] == 'a "b", c'
+        keyless = hub.ctl("device", "export", "--no-keys", "--where", "deviceId = 'd1'").stdout
+        assert key not in keyless and json.loads(keyless)["id"] == "d1"
+
+
+@test
+def failures_are_told_kept_and_given_again(folder):
+    with Hub(folder) as hub:
+        hub.ctl("device", "create", "old")
+        good = [json.dumps({"id": f"d{n}"}) for n in range(5)]
+        bad = json.dumps({"id": "bad", "authentication": {"symmetricKey": {"primaryKey": "x", "secondaryKey": "y"}}})
+        path = write(folder, "in.jsonl", "\n".join(good + [bad, '{"id":"old"}', "nonsense", '{"id":"a b"}']) + "\n")
+        r = hub.ctl("device", "import", path, check=False)
+        assert r.returncode == EX_DATAERR and r.stdout.startswith("5 done, 1 were so already, 3 failed"), r
+        assert "line 8:" in r.stderr and "line 9:" in r.stderr and "bad: " in r.stderr, r
+        failed = lines_of(path + ".failed")
+        assert [f["id"] for f in failed] == ["bad"] and "key length" in failed[0]["importError"], failed
+        assert os.stat(path + ".failed").st_mode & 0o777 == 0o600
+        del failed[0]["authentication"]
+        r = hub.ctl("device", "import", write(folder, "again", json.dumps(failed[0])))
+        assert r.stdout.startswith("1 done"), r
+        assert sorted(ids(hub)) == sorted(["bad", "old"] + [f"d{n}" for n in range(5)])
+        r = hub.ctl("device", "import", path, "--mode", "delete", check=False)
+        r = hub.ctl("device", "import", path, "--mode", "delete", check=False)
+        assert "0 done, 6 were so already" in r.stdout, r
+
+
+@test
+def the_modes_do_what_they_say(folder):
+    with Hub(folder) as hub, Service(hub) as service:
+        service.create("d1")
+        items = write(folder, "in", '{"id":"d1","status":"disabled"}\n{"id":"d2","status":"disabled"}\n')
+        r = hub.ctl("device", "import", items, "--mode", "update", check=False)
+        assert r.returncode == EX_DATAERR and r.stdout.startswith("1 done, 0 were so already, 1 failed"), r
+        hub.ctl("device", "import", items, "--mode", "create-or-update")
+        assert service.good("GET", "/devices/d2")["status"] == "disabled"
+        hub.ctl("device", "import", "--mode", "update-twin", input='{"id":"d1","tags":{"a":1}}\n')
+        assert service.good("GET", "/twins/d1")["tags"] == {"a": 1}
+        r = hub.ctl("device", "import", "--mode", "delete", "--if-match", "--failed", os.path.join(folder, "f"),
+                    input='{"id":"d1","eTag":"MQ=="}\n', check=False)
+        assert r.returncode == EX_DATAERR and "changed meanwhile" in r.stderr, r
+        for wrong in (["--mode", "x"], ["--calls", "0"], ["--if-match"], ["--format", "json"], ["a", "b"]):
+            assert hub.ctl("device", "import", *wrong, check=False, input="").returncode == EX_USAGE, wrong
+        assert hub.ctl("device", "import", os.path.join(folder, "none"), check=False).returncode == EX_NOT_FOUND
+        assert hub.ctl("device", "import", check=False, input="colour,id\n").returncode == EX_DATAERR
+        assert hub.ctl("device", "export", "--format", "xml", check=False).returncode == EX_USAGE
+
+
+@test
+def a_hub_that_throttles_is_obeyed_and_one_that_fails_stops_the_import(folder):
+    good = b'{"isSuccessful":true,"errors":[],"warnings":[]}'
+    path = write(folder, "in", '{"id":"d1"}\n')
+    with Hub(folder) as hub:
+        answers = [(429, {"Retry-After": "1"}, b""), (503, {}, b""), (200, {}, good)]
+        r, requests = against(hub, answers, "device", "import", path)
+        assert r.returncode == 0 and len(requests) == 3 and r.stdout.startswith("1 done"), r
+        numbered = b'{"isSuccessful":false,"errors":[{"deviceId":"d1","errorCode":409001,"errorStatus":"x"}],"warnings":[]}'
+        r, _ = against(hub, [(400, {}, numbered)], "device", "import", path)
+        assert r.returncode == 0 and "1 were so already" in r.stdout, r
+        r, _ = against(hub, [(401, {}, b"")], "device", "import", path)
+        assert r.returncode == 77 and [f["id"] for f in lines_of(path + ".failed")] == ["d1"], r
+
+
+@test
+def an_interrupted_import_is_given_again_without_harm(folder):
+    with Hub(folder) as hub:
+        command = [IOTHUBCTL, "device", "import", "--failed", os.path.join(folder, "f"), "--login-file", hub.login_file,
+                   "--ca-file", hub.ca_file, "--https-port", str(hub.https_port)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        names = [f"d{n:03}" for n in range(350)]
+        lines = [json.dumps({"id": i}) + "\n" for i in names]
+        process.stdin.write("".join(lines[:250]))
+        process.stdin.flush()
+        with Service(hub) as service:
+            wait_until(lambda: service.good("GET", "/statistics/devices")["totalDeviceCount"] >= 200, "two calls are done")
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=DEADLINE_SEC)
+        assert process.returncode == -signal.SIGINT and "Stopped" in said, (process.returncode, said)
+        r = hub.ctl("device", "import", "-", input="".join(lines))
+        assert r.returncode == 0 and ids(hub) == names, r
+
+
+if __name__ == "__main__":
+    main()

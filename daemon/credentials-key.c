@@ -20,7 +20,6 @@
 #define PASSPHRASE_BYTES_MAX 1024U
 #define ENGINE_PREFIX "engine:"
 
-DEFINE_CLEANUP(EVP_PKEY *, EVP_PKEY_free);
 DEFINE_CLEANUP(UI_METHOD *, UI_destroy_method);
 
 bool private_key_is_uri(const char *s) {

@@ -102,6 +102,18 @@ static int add_row(Page *p, struct json_object *twin) {
         return 0;
 }
 
+/* Seen: a module's twin has capabilities in the rows of a query, though not when it is read alone. */
+static int add_capabilities(const HubDevice *d, struct json_object *twin) {
+        struct json_object *capabilities;
+
+        if (!d->module_id)
+                return 0;
+        capabilities = json_object_new_object();
+        if (json_add(twin, "capabilities", capabilities) < 0)
+                return -ENOMEM;
+        return json_add_bool(capabilities, "iotEdge", false);
+}
+
 static int on_identity(const HubDevice *d, void *userdata) {
         _cleanup_(hub_twin_done) HubTwin t = { 0 };
         _cleanup_json_ struct json_object *twin = NULL;
@@ -111,6 +123,8 @@ static int on_identity(const HubDevice *d, void *userdata) {
         r = hub_twin_read(d, &t);
         if (r >= 0)
                 r = hub_twin_to_json(d, &t, &twin);
+        if (r >= 0)
+                r = add_capabilities(d, twin);
         if (r >= 0)
                 r = remember(p, d);
         if (r >= 0 && hub_query_match(p->query, twin))

@@ -409,6 +409,14 @@ int hub_twin_report(HubTwin *t, struct json_object *patch, usec_t now_usec, cons
         return r;
 }
 
+static int stamp_reported(HubTwin *t, const char *time) {
+        struct json_object *metadata;
+
+        if (json_get_object(t->reported, "$metadata", &metadata) <= 0)
+                return -EINVAL;
+        return stamp_metadata(metadata, &(Stamp) { .time = time, .version = 1 });
+}
+
 int hub_twin_make(const HubDevice *d, struct json_object *tags, struct json_object *desired,
                   usec_t now_usec, char **ret, const char **reterr_text) {
         _cleanup_(hub_twin_done) HubTwin t = { 0 };
@@ -425,6 +433,9 @@ int hub_twin_make(const HubDevice *d, struct json_object *tags, struct json_obje
                         .desired = new_properties(time),
                         .reported = new_properties(time) };
         r = t.desired && t.reported ? 0 : -ENOMEM;
+        /* Seen: a module's reported properties count from the same write. */
+        if (r >= 0 && d->module_id)
+                r = stamp_reported(&t, time);
         if (r >= 0 && tags)
                 r = change_tags(&t, tags, /* replace= */ false, reterr_text);
         if (r >= 0 && desired)

@@ -20,7 +20,6 @@
 #include "daemon/uplink.h"
 #include "daemon/watchdog.h"
 
-#define STUCK_USEC (60 * USEC_PER_SEC)
 /* For goodbye to the hub and the last sync, on a slow disk. */
 #define STOP_REST_USEC (30 * USEC_PER_SEC)
 
@@ -398,10 +397,6 @@ static int watch_signals(Manager *m) {
         return 0;
 }
 
-static bool is_stuck(usec_t busy_since_usec, usec_t now) {
-        return busy_since_usec > 0 && usec_sub(now, busy_since_usec) >= STUCK_USEC;
-}
-
 /* The disk's threads are inside the kernel as long as they are at work: a restart would wait for
  * the same disk. */
 static void watch_disk(Manager *m, usec_t now) {
@@ -409,7 +404,7 @@ static void watch_disk(Manager *m, usec_t now) {
         bool slow;
 
         outbox_get_stats(m->outbox, &outbox);
-        slow = is_stuck(outbox.busy_since_boottime_usec, now);
+        slow = watchdog_is_stuck(outbox.busy_since_boottime_usec, now);
         if (slow && !m->disk_slow)
                 log_event(LOG_WARNING, MSG_DISK_SLOW, NULL,
                           "The disk has been at one job for a minute; new messages may wait for "
@@ -429,7 +424,7 @@ static bool is_alive(void *userdata) {
 
         watch_disk(m, now);
         uplink_get_status(m->uplink, &uplink);
-        stuck = is_stuck(uplink.busy_since_boottime_usec, now);
+        stuck = watchdog_is_stuck(uplink.busy_since_boottime_usec, now);
         if (stuck && !m->stuck)
                 log_event(LOG_ERR, MSG_STUCK, NULL,
                           "The network thread has had work for a minute and taken none, no longer "

@@ -7,6 +7,8 @@
 
 #include "daemon/notify.h"
 
+#define STUCK_USEC (60 * USEC_PER_SEC)
+
 struct Watchdog {
         sd_event_source *timer;
         uint64_t interval_usec;
@@ -60,4 +62,8 @@ Watchdog *watchdog_free(Watchdog *w) {
         sd_event_source_disable_unref(w->timer);
         free(w);
         return NULL;
+}
+
+bool watchdog_is_stuck(usec_t busy_since_usec, usec_t now_usec) {
+        return busy_since_usec > 0 && usec_sub(now_usec, busy_since_usec) >= STUCK_USEC;
 }

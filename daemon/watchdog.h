@@ -5,6 +5,7 @@
 #include <systemd/sd-event.h>
 
 #include "lib/macro.h"
+#include "lib/time-util.h"
 
 typedef struct Watchdog Watchdog;
 
@@ -14,3 +15,7 @@ typedef struct Watchdog Watchdog;
 int watchdog_new(sd_event *event, bool (*is_alive)(void *userdata), void *userdata, Watchdog **ret);
 Watchdog *watchdog_free(Watchdog *w);
 DEFINE_CLEANUP(Watchdog *, watchdog_free);
+
+/* Whether a thread that has been at one thing since then (0: it waits for work) has been at it for
+ * longer than anything may take. Both on CLOCK_BOOTTIME. */
+bool watchdog_is_stuck(usec_t busy_since_usec, usec_t now_usec);

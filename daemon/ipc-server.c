@@ -198,14 +198,17 @@ static IpcConnection *find_hog(IpcServer *s, const IpcUser *u, const IpcConnecti
 
 static void log_client_limit(IpcServer *s, uid_t uid, const char *what) {
         uint64_t n_suppressed;
-        char field[64];
+        char field[64], more[64] = "";
 
         if (!log_rate_pass(&s->client_rate, &n_suppressed))
                 return;
+        if (n_suppressed > 0)
+                (void) snprintf(more, sizeof(more), " (%" PRIu64 " more since the last such line)",
+                                n_suppressed);
         (void) snprintf(field, sizeof(field), "IOTHUBD_PEER_UID=%lu", (unsigned long) uid);
         log_event(LOG_WARNING, MSG_CLIENT_LIMIT, (const char *const[]){ field, NULL },
                   "Local user %lu reached a limit, %s%s", (unsigned long) uid, what,
-                  n_suppressed > 0 ? " (and more like this since the last such line)" : "");
+                  more);
 }
 
 static void evict(IpcServer *s, IpcConnection *c) {

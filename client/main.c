@@ -135,7 +135,6 @@ int main(int argc, char **argv) {
         Globals g = {
                 .socket_path = DAEMON_SOCKET_DEFAULT,
                 .https_port = 443,
-                .amqp_port = 5671,
         };
 
         /* Else the socket would get the number of the output that is closed. */

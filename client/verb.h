@@ -13,7 +13,6 @@ typedef struct Globals {
         const char *login_file; /* NULL: see login.h */
         const char *ca_file;    /* NULL: the system's roots */
         unsigned https_port;
-        unsigned amqp_port;
         bool json;
         bool verbose;
         bool help;

@@ -173,7 +173,7 @@ static int parse_full_policy(const Setting *s, const char *text, void *field) {
 
 /* Order and sentences are those of etc/iothubd.conf; a test compares. */
 static const Setting settings[] = {
-        { ROW(NULL, "connection_string", "\"\"", "the text HostName=...;DeviceId=...;SharedAccessKey=...",
+        { ROW(NULL, "connection_string", "\"\"", "the text HostName=...;DeviceId=...;SharedAccessKey=... or x509=true",
               "Connection string of the device; better kept in a file of its own, see the next setting."),
           parse_text, FIELD(connection_string) },
         { ROW(NULL, "connection_string_file", "\"\"", "the path of a file, not the connection string itself",

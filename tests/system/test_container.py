@@ -299,7 +299,7 @@ def the_socket_starts_the_service(machine, hub):
 
 @on_machine
 def a_hung_daemon_is_killed_by_the_watchdog_and_goes_on(machine, hub):
-    s = Service(machine, hub, "watchdog", drop_in="WatchdogSec=2s\nRestartSec=100ms")
+    s = Service(machine, hub, "watchdog", drop_in="WatchdogSec=5s\nRestartSec=100ms")
     s.wait_connected()
     pid = s.property("MainPID")
     machine.run("sh", "-c", f"kill -STOP {pid}")
@@ -311,13 +311,13 @@ def a_hung_daemon_is_killed_by_the_watchdog_and_goes_on(machine, hub):
     output, _ = sender.communicate(timeout=harness.DEADLINE_SEC)
     assert sender.returncode == 0, output
     s.wait_delivered(["watchdog reading"])
-    assert s.property("MainPID") != pid and s.property("NRestarts") == "1"
+    assert s.property("MainPID") != pid and int(s.property("NRestarts")) >= 1
     machine.run("journalctl", "--no-pager", "--output=cat", "--unit=iothubd", "--lines=8")
 
 
 @on_machine
 def a_reload_takes_a_new_key(machine, hub):
-    s = Service(machine, hub, "reload", settings={"uplink": {**UPLINK, "retry_refused_max": "10min"}}, start=False)
+    s = Service(machine, hub, "reload", settings={"uplink": {**UPLINK, "retry_min": "1h", "retry_max": "1h", "retry_refused_max": "1h"}}, start=False)
     good = s.connection_string()
     key = good.strip().rsplit("SharedAccessKey=", 1)[1]
     s.write_key(good.replace(key, key[:10][::-1] + key[10:]))
@@ -334,7 +334,7 @@ def a_reload_takes_a_new_key(machine, hub):
 @on_machine
 def a_reload_tries_again_at_once(machine, hub):
     """Whoever reloads has mended something: it does not wait for the time that was set for the next try."""
-    long = dict.fromkeys(UPLINK, "10min")
+    long = dict.fromkeys(UPLINK, "1h")
     s = Service(machine, hub, "mendedhub", settings={"uplink": long}, start=False)
     s.connection_string()
     hub.stop()

@@ -5,7 +5,6 @@ import calendar
 import contextlib
 import hashlib
 import os
-import shutil
 import signal
 import socket
 import ssl
@@ -14,17 +13,10 @@ import threading
 import time
 
 import harness
-from harness import Daemon, Hub, InBackground, Setup, compare, test, wait_until
+from harness import Daemon, Hub, InBackground, Setup, assert_delivered, lines, need, test, wait_until, write_private
 from registry import Registry
 
 CHANGED = "Credentials have changed, connecting anew"
-
-
-def write_private(path, text):
-    """Whole or not at all, as a rename does it."""
-    with open(os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as f:
-        f.write(text)
-    os.rename(f"{path}.new", path)
 
 
 def connection_string(hub, device="windmill", secondary=False):
@@ -33,15 +25,6 @@ def connection_string(hub, device="windmill", secondary=False):
 
 def key_in(text):
     return text.strip().rsplit("SharedAccessKey=", 1)[1]
-
-
-def lines(n, start=0):
-    return [f"reading {i}" for i in range(start, start + n)]
-
-
-def assert_all_arrived(hub, sent):
-    result = compare(sent, hub.events.wait_count(len(sent)))
-    assert result["lost"] == 0 and result["duplicates"] == 0 and result["in_order"], result
 
 
 @test
@@ -53,7 +36,7 @@ def a_new_key_is_taken_without_a_signal_and_without_a_loss(folder):
         write_private(s.daemon.settings["connection_string_file"], fresh)
         wait_until(lambda: CHANGED in s.daemon.log(), "the change is seen")
         s.send(lines(300, 300))
-        assert_all_arrived(s.hub, lines(600))
+        assert_delivered(lines(600), s.hub.events.wait_count(600))
         s.daemon.wait_queue_empty()
         assert s.daemon.log().count(CHANGED) == 1
         assert key_in(fresh) not in s.daemon.log()
@@ -68,7 +51,7 @@ def a_connection_string_that_appears_is_taken(folder):
             d.ctl("send", "reading 0")
             os.rename(hub.create_device(), path)
             wait_until(lambda: CHANGED in d.log(), "the file is seen")
-            assert_all_arrived(hub, lines(1))
+            assert_delivered(lines(1), hub.events.wait_count(1))
 
 
 @test
@@ -86,7 +69,7 @@ def a_link_that_is_pointed_elsewhere_is_a_change(folder):
             os.rename(f"{link}.new", link)
             wait_until(lambda: CHANGED in d.log(), "the link is followed")
             d.ctl("send", "reading 0")
-            assert_all_arrived(hub, lines(1))
+            assert_delivered(lines(1), hub.events.wait_count(1))
 
 
 @test
@@ -102,7 +85,7 @@ def a_bad_file_is_named_once_and_the_connection_stays(folder):
         s.daemon.process.send_signal(signal.SIGHUP)
         wait_until(lambda: s.daemon.notify.read().count("READY=1") == 2, "the reload is over")
         s.send(lines(10))
-        assert_all_arrived(s.hub, lines(10))
+        assert_delivered(lines(10), s.hub.events.wait_count(10))
         status = s.daemon.status()
         assert status["connectionSinceUSec"] == since and status["connected"], status
         log = s.daemon.log()
@@ -192,7 +175,7 @@ def a_certificate_opens_the_hub_and_everything_arrives(folder):
         pair = make_pair(folder, "windmill")
         with x509_daemon(folder, hub, register(hub, pair[0]), pair) as d:
             d.ctl("send", input="".join(f"{line}\n" for line in lines(500)))
-            assert_all_arrived(hub, lines(500))
+            assert_delivered(lines(500), hub.events.wait_count(500))
             d.wait_queue_empty()
 
 
@@ -206,7 +189,7 @@ def a_locked_key_is_opened_by_the_passphrase_in_its_file(folder):
             d.ctl("send", "reading 0")
             assert "passphrase is missing" in d.status()["hold"], d.status()
             write_private(passphrase, "correct horse\n")
-            assert_all_arrived(hub, lines(1))
+            assert_delivered(lines(1), hub.events.wait_count(1))
         assert "horse" not in d.log()
 
 
@@ -226,7 +209,7 @@ def certificates_are_rotated_under_a_running_daemon_without_a_loss(folder):
             replace(pair[1], fresh[1])
             wait_until(lambda: CHANGED in d.log(), "the new pair is taken")
             sending.result()
-            assert_all_arrived(hub, lines(n))
+            assert_delivered(lines(n), hub.events.wait_count(n))
             d.wait_queue_empty()
             # Only the new one opens the hub from here on.
             body = Registry(hub).show("windmill")
@@ -235,7 +218,7 @@ def certificates_are_rotated_under_a_running_daemon_without_a_loss(folder):
             hub.kill()
             hub.start()
             d.ctl("send", f"reading {n}")
-            assert_all_arrived(hub, lines(n + 1))
+            assert_delivered(lines(n + 1), hub.events.wait_count(n + 1))
 
 
 @test
@@ -248,7 +231,7 @@ def a_certificate_that_the_registry_does_not_know_is_refused_and_the_right_one_h
             d.ctl("send", "reading 0")
             replace(wrong[0], right[0])
             replace(wrong[1], right[1])
-            assert_all_arrived(hub, lines(1))
+            assert_delivered(lines(1), hub.events.wait_count(1))
 
 
 @test
@@ -329,17 +312,14 @@ def a_certificate_that_tls_turns_down_is_named(folder):
 # ---- keys that OpenSSL finds by URI ----
 
 
-def need(*programs_and_modules):
-    """Skips where a package of scripts/packages is not installed."""
-    for name in programs_and_modules:
-        if "/" in name:
-            kind, module = name.split("/")
-            option = {"engines": "-e", "modules": "-m"}[kind]
-            where = openssl("version", option).stdout.decode().split('"')[1]
-            if not os.path.exists(os.path.join(where, f"{module}.so")):
-                raise harness.Skip(f"OpenSSL has no {module}.so in {where}")
-        elif not shutil.which(name):
-            raise harness.Skip(f"{name} is not installed")
+def need_openssl(*modules):
+    """Skips where OpenSSL lacks one of engines/NAME and modules/NAME."""
+    for path in modules:
+        kind, module = path.split("/")
+        option = {"engines": "-e", "modules": "-m"}[kind]
+        where = openssl("version", option).stdout.decode().split('"')[1]
+        if not os.path.exists(os.path.join(where, f"{module}.so")):
+            raise harness.Skip(f"OpenSSL has no {module}.so in {where}")
 
 
 @contextlib.contextmanager
@@ -367,7 +347,8 @@ def soft_hsm_module():
 @contextlib.contextmanager
 def soft_hsm(folder, pin):
     """A token of SoftHSM with a key; yields its certificate and the key's URI."""
-    need("softhsm2-util", "engines/pkcs11")
+    need("softhsm2-util")
+    need_openssl("engines/pkcs11")
     tokens = os.path.join(folder, "tokens")
     os.mkdir(tokens)
     config = os.path.join(folder, "softhsm2.conf")
@@ -395,13 +376,13 @@ def a_key_in_a_pkcs11_token_opens_the_hub(folder):
         pair = (certificate, uri)
         with x509_daemon(folder, hub, string, pair, key_provider="engine:pkcs11", private_key_passphrase_file=pin_file) as d:
             d.ctl("send", input="".join(f"{line}\n" for line in lines(300)))
-            assert_all_arrived(hub, lines(300))
+            assert_delivered(lines(300), hub.events.wait_count(300))
             d.wait_queue_empty()
             # The token is asked again for each connection.
             hub.kill()
             hub.start()
             d.ctl("send", "reading 300")
-            assert_all_arrived(hub, lines(301))
+            assert_delivered(lines(301), hub.events.wait_count(301))
         assert pin not in d.log()
 
 
@@ -420,14 +401,15 @@ def a_wrong_pin_is_offered_once_and_the_right_one_heals_it(folder):
             assert d.log().count("PIN incorrect") == 1, d.log()
             d.ctl("send", "reading 0")
             write_private(pin_file, "735182\n")
-            assert_all_arrived(hub, lines(1))
+            assert_delivered(lines(1), hub.events.wait_count(1))
         assert "111111" not in d.log() and "735182" not in d.log()
 
 
 @contextlib.contextmanager
 def software_tpm(folder):
     """swtpm on a socket of its own; OpenSSL's tpm2 provider finds it."""
-    need("swtpm", "modules/tpm2")
+    need("swtpm")
+    need_openssl("modules/tpm2")
     state, path = os.path.join(folder, "tpm"), os.path.join(folder, "tpm.sock")
     os.mkdir(state)
     with open(os.path.join(folder, "swtpm.log"), "wb") as log:
@@ -456,13 +438,13 @@ def a_key_that_never_leaves_the_tpm_opens_the_hub(folder):
         string = register(hub, certificate)
         with x509_daemon(folder, hub, string, (certificate, key), key_provider="tpm2") as d:
             d.ctl("send", input="".join(f"{line}\n" for line in lines(300)))
-            assert_all_arrived(hub, lines(300))
+            assert_delivered(lines(300), hub.events.wait_count(300))
             d.wait_queue_empty()
             for i in range(5):  # each connection loads the key into the TPM, which has room for three
                 hub.kill()
                 hub.start()
                 d.ctl("send", f"reading {300 + i}")
-                assert_all_arrived(hub, lines(301 + i))
+                assert_delivered(lines(301 + i), hub.events.wait_count(301 + i))
 
 
 if __name__ == "__main__":

@@ -4,20 +4,9 @@ Real daemon, real iothubctl, the emulator as hub and a proxy between them that m
 import json
 
 import harness
-from harness import InBackground, Sender, Setup, Varlink, check_books, compare, test, wait_until
+from harness import InBackground, Sender, Setup, Varlink, assert_delivered, check_books, lines, test, wait_until
 
 WINDOW = 200  # messages in flight, the default
-
-
-def lines(n, start=0):
-    return [f"reading {i}" for i in range(start, start + n)]
-
-
-def assert_delivered(sent, received, duplicates_max=0):
-    result = compare(sent, received)
-    assert result["lost"] == 0 and result["foreign"] == 0, result
-    assert result["in_order"], result
-    assert result["duplicates"] <= duplicates_max, result
 
 
 def wait_event_count_above(hub, n):

@@ -3,23 +3,16 @@
 real daemon that is killed and restarted, and to one that loses calls and replies on request; none may be lost and
 none stored twice."""
 import os
-import shutil
 import subprocess
 import threading
 
 import fake_daemon
 import harness
-from harness import SOURCE, Setup, Skip, check_books, test, wait_until
+from harness import SOURCE, Setup, check_books, need, test, wait_until
 
 EXAMPLES = os.path.join(SOURCE, "docs", "examples")
 ROUNDS = 4
 READINGS_PER_ROUND = 40
-
-
-def need(*programs):
-    for program in programs:
-        if not shutil.which(program):
-            raise Skip(f"no {program} on this machine")
 
 
 def shell(folder):

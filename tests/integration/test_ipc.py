@@ -674,8 +674,7 @@ def a_reload_takes_new_credentials(folder):
     key = base64.b64encode(b"k" * 32).decode()
     with Daemon(folder, connection_string_file=path, settings={"mqtt_port": harness.free_port()}) as d:
         assert d.status()["connectionState"] == "holding"
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="utf-8") as f:
-            f.write(f"HostName=localhost;DeviceId=windmill;SharedAccessKey={key}")
+        harness.write_private(path, f"HostName=localhost;DeviceId=windmill;SharedAccessKey={key}")
         d.process.send_signal(signal.SIGHUP)
         wait_until(lambda: d.status().get("device") == "windmill", "the device is known")
         status = d.status()
@@ -699,8 +698,7 @@ def messages_that_expire_all_the_time_do_not_fill_the_log(folder):
 def a_reload_is_told_and_cuts_a_wait_short(folder):
     path = os.path.join(folder, "connection-string")
     key = base64.b64encode(b"k" * 32).decode()
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="utf-8") as f:
-        f.write(f"HostName=localhost;DeviceId=windmill;SharedAccessKey={key}")
+    harness.write_private(path, f"HostName=localhost;DeviceId=windmill;SharedAccessKey={key}")
     settings = {"mqtt_port": harness.free_port(), "uplink": {"retry_min": "30min", "retry_max": "1h"}}
     with Daemon(folder, connection_string_file=path, settings=settings) as d:
         wait_until(lambda: d.status()["connectionState"] == "backoff", "the port is closed")

@@ -6,12 +6,8 @@ import os
 import time
 
 import harness
-from harness import Daemon, Setup, test, wait_until
-
-
-def write_secret(path, text):
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as f:
-        f.write(text)
+from faults import wait_healed, wait_trouble
+from harness import Daemon, Setup, test, wait_until, write_private
 
 
 def with_wrong_key(path, name):
@@ -19,34 +15,8 @@ def with_wrong_key(path, name):
     with open(path, encoding="utf-8") as f:
         head = f.read().split("SharedAccessKey=")[0]
     other = os.path.join(os.path.dirname(path), name)
-    write_secret(other, head + "SharedAccessKey=" + base64.b64encode(bytes(32)).decode() + "\n")
+    write_private(other, head + "SharedAccessKey=" + base64.b64encode(bytes(32)).decode() + "\n")
     return other
-
-
-def wait_trouble(daemon, wanted):
-    status = {}
-
-    def there():
-        status.update({"trouble": None})
-        status.update(daemon.status())
-        return (status["trouble"] or {}).get("class") == wanted
-
-    wait_until(there, lambda: f"trouble {wanted}, not {status}")
-    assert status["trouble"]["remedy"] and status["trouble"]["what"], status
-    assert status["trouble"]["tries"] >= 1 and status["trouble"]["lastingUSec"] >= 0, status
-    return status
-
-
-def wait_well(daemon):
-    status = {}
-
-    def well():
-        status.clear()
-        status.update(daemon.status())
-        return status["connected"] and not status.get("trouble")
-
-    wait_until(well, lambda: f"no trouble, but {status}")
-    return status
 
 
 @test
@@ -77,7 +47,7 @@ def the_secondary_key_serves_when_the_primary_is_refused(folder):
             }
         )
         s.daemon.start()
-        status = wait_well(s.daemon)
+        status = wait_healed(s.daemon)
         assert status["key"] == "secondary" and status["otherKeyRefused"], status
         assert "refused the primary key and takes the secondary" in s.daemon.log(), s.daemon.log()
         text = s.daemon.ctl("status").stdout
@@ -93,15 +63,15 @@ def two_wrong_keys_are_a_refusal_that_ends_with_a_right_one(folder):
             right = f.read()
         wrong = with_wrong_key(s.daemon.settings["connection_string_file"], "wrong")
         s.daemon.configure({"connection_string_file": wrong, "secondary_connection_string_file": wrong + "2"})
-        write_secret(wrong + "2", open(wrong, encoding="utf-8").read())
+        write_private(wrong + "2", open(wrong, encoding="utf-8").read())
         s.daemon.start()
-        status = wait_trouble(s.daemon, "refused")
-        assert "device exists and is enabled" in status["trouble"]["remedy"], status
+        trouble = wait_trouble(s.daemon, "refused")
+        assert "device exists and is enabled" in trouble["remedy"], trouble
         text = s.daemon.ctl("status").stdout
         for words in ("Trouble", "refused: The hub refused the device", "Remedy", "tries"):
             assert words in text, text
-        write_secret(wrong, right)  # no signal, no restart: the file is read again
-        wait_well(s.daemon)
+        write_private(wrong, right)  # no signal, no restart: the file is read again
+        wait_healed(s.daemon)
         assert "Connected again to" in s.daemon.log(), s.daemon.log()
 
 
@@ -112,7 +82,7 @@ def a_device_that_is_deleted_and_made_again_is_named_and_heals(folder):
         s.hub.ctl("device", "delete", s.device)
         wait_trouble(s.daemon, "refused")
         s.hub.create_device(s.device)  # other keys, in the same file
-        wait_well(s.daemon)
+        wait_healed(s.daemon)
         s.send(["one"])
         s.hub.events.wait_count(1)
 
@@ -131,7 +101,7 @@ def a_clock_of_1970_is_waited_for_and_connected_when_it_is_set(folder):
             text = d.ctl("status").stdout
             assert "waiting-for-clock" in text, text
             d.step_clock(off)
-            wait_well(d)
+            wait_healed(d)
         finally:
             d.stop()
 
@@ -146,10 +116,10 @@ def a_wrong_clock_is_named_when_the_wait_is_over(folder):
             )  # fmt: skip
             try:
                 d.start()
-                status = wait_trouble(d, wanted)
-                assert "clock" in status["trouble"]["remedy"], status
+                trouble = wait_trouble(d, wanted)
+                assert "clock" in trouble["remedy"], trouble
                 d.step_clock(-offset_sec)
-                wait_well(d)
+                wait_healed(d)
             finally:
                 d.stop()
 
@@ -161,8 +131,8 @@ def a_second_holder_of_the_identity_is_named_and_it_ends_with_it(folder):
         other = Daemon(folder, hub=s.hub, connection_string_file=s.daemon.settings["connection_string_file"], name="copy")
         try:
             other.start()
-            status = wait_trouble(s.daemon, "taken-over")
-            assert "second program or machine" in status["trouble"]["remedy"], status
+            trouble = wait_trouble(s.daemon, "taken-over")
+            assert "second program or machine" in trouble["remedy"], trouble
         finally:
             other.stop()
         s.daemon.wait_connected()

@@ -5,7 +5,7 @@ import threading
 import time
 
 import harness
-from harness import InBackground, Varlink, wait_until
+from harness import InBackground, Varlink, assert_delivered, check_books, wait_until
 
 
 class NameService:
@@ -66,18 +66,32 @@ class Story:
                 f.write("\n".join(self.lines) + "\n\n")
 
 
-def wait_trouble(daemon, *classes):
-    """Waits until the status names one of the classes, and returns it: the text, the remedy and the tries belong to it."""
+def last_error(daemon):
+    """When the last error was, for wait_trouble(): taken before a fault is made."""
+    return daemon.status()["retry"].get("lastErrorUSec")
+
+
+def wait_trouble(daemon, *classes, after=-1):
+    """Waits until the status names one of the classes, and returns it: the text, the remedy and the tries belong to it.
+    With after=last_error() a trouble that was over before the status was asked for serves as well; only its class and
+    what happened are known then, and the remedy is empty."""
     last = {}
 
     def named():
+        last.update(trouble=None)
         last.update(daemon.status())
-        return (last.get("trouble") or {}).get("class") in classes
+        retry = last["retry"]
+        if (last["trouble"] or {}).get("class") in classes:
+            return True
+        return after != -1 and retry.get("lastErrorClass") in classes and retry.get("lastErrorUSec") != after
 
     wait_until(named, lambda: f"trouble of class {' or '.join(classes)}, but it is {last.get('trouble')}, {last.get('retry')}, "
                               f"{last['connectionState']}")  # fmt: skip
-    trouble = last["trouble"]
+    trouble = last["trouble"] or {}
+    if trouble.get("class") not in classes:
+        return {"class": last["retry"]["lastErrorClass"], "what": last["retry"]["lastError"], "remedy": ""}
     assert trouble["what"] and trouble["remedy"], trouble
+    assert trouble["tries"] >= 1 and trouble["lastingUSec"] >= 0, trouble
     return trouble
 
 
@@ -100,6 +114,14 @@ def wait_healed(daemon):
 
     wait_until(healed, lambda: f"no trouble, but it is {last.get('trouble')}, {last['connectionState']}", 150)
     return last
+
+
+def assert_all_settled(s, sent, duplicates_max=None):
+    """All of sent has arrived, and the books of the daemon say so."""
+    assert_delivered(sent, s.hub.events.wait_count(len(sent)), duplicates_max)
+    status = s.daemon.wait_queue_empty()
+    check_books(status)
+    assert status["accepted"] == status["confirmed"] == len(sent), status
 
 
 class Probe:
@@ -135,6 +157,10 @@ class Probe:
             return len(self.sent) >= goal
 
         wait_until(enough, lambda: f"{goal} accepted, {len(self.sent)} are")
+
+    def median_sec(self, begin=0):
+        times = sorted(self.times_sec[begin:])
+        return times[len(times) // 2]
 
     def summary(self, begin=0):
         times = sorted(self.times_sec[begin:])

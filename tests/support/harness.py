@@ -112,6 +112,13 @@ class Skip(Exception):
     """Raised by a test whose means this machine lacks; the text says which."""
 
 
+def need(*programs):
+    """Skips where one of them is not installed."""
+    for program in programs:
+        if not shutil.which(program):
+            raise Skip(f"{program} is not installed")
+
+
 def test(function):
     """Registers a test; its name is the promise, with underscores for spaces."""
     _tests.append(function)
@@ -377,9 +384,15 @@ class Hub:
         path = os.path.join(self.folder, f"{device}.connection-string")
         text = self.ctl("device", "connection-string", device).stdout
         leaks.keep_connection_string(text)
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as f:
-            f.write(text)
+        write_private(path, text)
         return path
+
+
+def write_private(path, text):
+    """Whole or not at all, as a rename does it; readable by its owner only."""
+    with open(os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as f:
+        f.write(text)
+    os.replace(f"{path}.new", path)
 
 
 class EventLog:
@@ -786,6 +799,17 @@ def compare(sent, received):
             seen.add(i)
             last = i
     return {"lost": len(sent) - len(seen), "foreign": foreign, "duplicates": duplicates, "in_order": in_order}
+
+
+def lines(n, start=0):
+    return [f"reading {i}" for i in range(start, start + n)]
+
+
+def assert_delivered(sent, received, duplicates_max=0):
+    """Promises P1 and P3; duplicates_max=None: any number may come again."""
+    result = compare(sent, received)
+    assert result["lost"] == 0 and result["foreign"] == 0 and result["in_order"], result
+    assert duplicates_max is None or result["duplicates"] <= duplicates_max, result
 
 
 class InBackground:

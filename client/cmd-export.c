@@ -91,7 +91,7 @@ static int start_read(Export *e, const char *id, struct json_object **to) {
 static void wait_for_room(Export *e, unsigned max) {
         while (e->n_running >= max && e->n_running > 0) {
                 /* n_running tells. */
-                (void) registry_client_wait(e->session.client, USEC_PER_SEC / 4);
+                (void) registry_client_wait(e->session.client, -1, USEC_PER_SEC / 4);
                 progress_show(&e->progress, e->n_done, 0,
                               registry_client_paused_until(e->session.client) != 0);
         }

@@ -1,6 +1,7 @@
 /* Many devices from a file: lines become items of bulk calls, 100 in each, several calls under way. What
  * a hub refuses is kept with its reason, as lines that can be given to import again. */
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/stat.h>
 
@@ -265,7 +266,7 @@ static void show_progress(Import *im) {
 /* Until fewer than max calls are under way. */
 static void wait_for_room(Import *im, unsigned max) {
         while (im->n_running >= max && im->n_running > 0) {
-                (void) registry_client_wait(im->session.client, USEC_PER_SEC / 4); /* n_running tells */
+                (void) registry_client_wait(im->session.client, -1, USEC_PER_SEC / 4); /* n_running tells */
                 show_progress(im);
         }
 }
@@ -331,6 +332,15 @@ static int take_line(Import *im, const char *line, size_t n) {
         return send_batches(im, /* all= */ false);
 }
 
+/* Calls that are under way go on while whoever writes our input takes his time. */
+static void wait_for_input(Import *im) {
+        while (im->n_running > 0 && !stopped(im) &&
+               poll(&(struct pollfd){ .fd = im->fd, .events = POLLIN }, 1, 0) == 0) {
+                (void) registry_client_wait(im->session.client, im->fd, USEC_PER_SEC / 4);
+                show_progress(im);
+        }
+}
+
 static int read_lines(Import *im) {
         _cleanup_free_ char *block = malloc(65536);
         const char *line;
@@ -340,9 +350,14 @@ static int read_lines(Import *im) {
         if (!block)
                 return say_out_of_memory();
         while (r == EX_OK && !stopped(im)) {
-                ssize_t n = read(im->fd, block, 65536);
                 const char *p = block;
                 size_t left;
+                ssize_t n;
+
+                wait_for_input(im);
+                if (stopped(im))
+                        break;
+                n = read(im->fd, block, 65536);
 
                 if (n < 0 && errno == EINTR)
                         continue;

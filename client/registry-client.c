@@ -691,7 +691,8 @@ static void collect(RegistryClient *c) {
         }
 }
 
-unsigned registry_client_wait(RegistryClient *c, usec_t timeout_usec) {
+unsigned registry_client_wait(RegistryClient *c, int fd, usec_t timeout_usec) {
+        struct curl_waitfd input = { .fd = fd, .events = CURL_WAIT_POLLIN };
         const usec_t end_usec = usec_add(now_usec(CLOCK_MONOTONIC), timeout_usec);
         const uint64_t before = c->n_ended;
 
@@ -712,10 +713,10 @@ unsigned registry_client_wait(RegistryClient *c, usec_t timeout_usec) {
                         usec_t span = MIN(next_usec - now, 60 * USEC_PER_SEC);
 
                         errno = 0;
-                        if (curl_multi_poll(c->multi, NULL, 0,
+                        if (curl_multi_poll(c->multi, fd >= 0 ? &input : NULL, fd >= 0,
                                             (int) ((span + USEC_PER_MSEC - 1) / USEC_PER_MSEC),
                                             NULL) != CURLM_OK ||
-                            errno == EINTR)
+                            errno == EINTR || input.revents != 0)
                                 break;
                 }
         }
@@ -751,7 +752,7 @@ int registry_client_call(RegistryClient *c, const RegistryRequest *request, Regi
         if (r != EX_OK)
                 return r;
         while (!s.done)
-                (void) registry_client_wait(c, USEC_INFINITY); /* s tells when it is over */
+                (void) registry_client_wait(c, -1, USEC_INFINITY); /* s tells when it is over */
         if (ret)
                 *ret = s.answer;
         else

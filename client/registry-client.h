@@ -69,9 +69,9 @@ int registry_client_start(RegistryClient *c, const RegistryRequest *request,
                           void (*on_done)(int exit_code, const RegistryAnswer *a, void *userdata),
                           void *userdata);
 
-/* Works on what was started until one call has ended, a signal came, or the time is over. The count of
- * calls that are under way. */
-unsigned registry_client_wait(RegistryClient *c, usec_t timeout_usec);
+/* Works on what was started until one call has ended, a signal came, fd has something to read (-1: there
+ * is none to look at), or the time is over. The count of calls that are under way. */
+unsigned registry_client_wait(RegistryClient *c, int fd, usec_t timeout_usec);
 
 /* Until when the hub wants no call (CLOCK_MONOTONIC), 0 where it did not say. */
 usec_t registry_client_paused_until(const RegistryClient *c);

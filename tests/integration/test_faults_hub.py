@@ -164,9 +164,13 @@ def a_server_that_cannot_prove_itself_is_named(folder):
 
 @test
 def a_clock_one_day_behind_is_named_and_healed_by_setting_it(folder):
-    with fault(folder, "the clock goes back by a day", ["clock"], time_warp=1) as (s, _, meet):
+    with fault(folder, "the clock goes back by a day", ["clock", "refused"], time_warp=1) as (s, _, meet):
         s.daemon.step_clock(-DAY_SEC)
-        meet()
+        # What was accepted before tells that the clock is behind; what is accepted after has the wrong time, too, and
+        # then the clock is only the first thing that the remedy of a refusal names.
+        wait_trouble(s.daemon, "clock")
+        trouble = meet(cut=False)
+        assert "clock" in trouble["remedy"], trouble
         s.daemon.step_clock(DAY_SEC)
 
 

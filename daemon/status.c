@@ -214,6 +214,7 @@ static void format_state(const UplinkStatus *u, char *buf, size_t size) {
                                 u->key && u->other_key_refused ? ", with the " : "",
                                 u->key && u->other_key_refused ? u->key : "",
                                 u->key && u->other_key_refused ? " key, the other is refused" : "",
+                                u->trouble == UPLINK_ERROR_THROTTLED ? ", throttled" :
                                 u->trouble != UPLINK_ERROR_NONE ? ", not proven yet" : "");
         else if (u->state == UPLINK_STATE_CLOCK)
                 (void) snprintf(buf, size, "Waiting for the clock to be set, at most %s more",

@@ -54,6 +54,19 @@ static UplinkNews find_news(UplinkLogic *l, const UplinkEvent *e, const UplinkMa
         return (UplinkNews) {};
 }
 
+/* A hub that confirms late is named before it cuts. Over it is with the next quiet minute, also where the
+ * connection has had one. */
+static UplinkNews find_throttling(UplinkLogic *l, usec_t now) {
+        UplinkMachine *m = &l->machine;
+
+        if (m->state != UPLINK_STATE_CONNECTED || uplink_trouble_is_on(&l->trouble) ||
+            !uplink_pace_is_late(&l->pace, now))
+                return (UplinkNews) {};
+        m->lived = false;
+        m->quiet_usec = usec_add(now, UPLINK_QUIET_USEC);
+        return uplink_trouble_on_failed(&l->trouble, UPLINK_ERROR_THROTTLED, now);
+}
+
 unsigned uplink_logic_decide(UplinkLogic *l, const UplinkEvent *event, usec_t now, uint64_t random,
                              UplinkNews *ret_news) {
         UplinkMachine before = l->machine;
@@ -66,6 +79,8 @@ unsigned uplink_logic_decide(UplinkLogic *l, const UplinkEvent *event, usec_t no
         if (event->type == UPLINK_EVENT_CONNECTED)
                 uplink_pace_on_connected(&l->pace, now);
         *ret_news = find_news(l, event, &before, d.failed, now);
+        if (event->type == UPLINK_EVENT_CONFIRMED && ret_news->type == UPLINK_NEWS_NONE)
+                *ret_news = find_throttling(l, now);
         return d.actions;
 }
 

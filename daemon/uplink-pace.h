@@ -1,6 +1,6 @@
 /* uplink-pace.h: how many messages may be in flight. A hub that is sent more than it takes confirms
- * late, a minute or two before it cuts (docs/hub-limits.md, "Quotas and throttles"): then the window
- * halves, and it grows back slowly. Pure. */
+ * late, a minute or two before it cuts (docs/hub-limits.md, "Quotas and throttles"): then the
+ * window halves, and it grows back slowly. Pure. */
 #pragma once
 
 #include <stdbool.h>
@@ -10,6 +10,8 @@
 #include "lib/time-util.h"
 
 #define UPLINK_PACE_LATE_USEC (5 * USEC_PER_SEC)  /* a PUBACK that takes longer is late */
+#define UPLINK_PACE_AGAIN_USEC (2 * USEC_PER_SEC) /* a link that stood still lets all go at once   \
+                                                   */
 #define UPLINK_PACE_GROW_USEC (10 * USEC_PER_SEC) /* without a late one: a sixteenth more */
 #define UPLINK_PACE_MIN 4U
 
@@ -18,8 +20,11 @@ typedef struct UplinkPace {
         unsigned window_max, window;
         uint64_t sample_seq; /* one message in flight is timed, 0: none */
         usec_t sample_usec;
+        bool sample_late;    /* halved the window already */
+        uint64_t newest_seq; /* handed over last, timed next; 0: none */
+        usec_t newest_usec;
         usec_t grown_usec; /* when the window changed last */
-        unsigned n_late;   /* late PUBACKs of this connection ... */
+        unsigned n_late;   /* times of this connection that PUBACKs came late ... */
         usec_t late_usec;  /* ... and when the last of them came */
 } UplinkPace;
 

@@ -596,7 +596,7 @@ static usec_t recall(Uplink *u) {
 static void dispatch(Uplink *u, const UplinkEvent *event) {
         UplinkState state = u->logic.machine.state;
         UplinkEvent next = *event;
-        bool more = true;
+        bool more = true, told;
 
         while (more) {
                 UplinkMachine before = u->logic.machine;
@@ -610,10 +610,17 @@ static void dispatch(Uplink *u, const UplinkEvent *event) {
         }
         arm_timer(u);
         keep_memory(u, state);
-        if (u->news.class != UPLINK_ERROR_NONE || u->news.type != UPLINK_NEWS_NONE)
+        if (event->type == UPLINK_EVENT_CONFIRMED && u->news.type == UPLINK_NEWS_FAILED)
+                uplink_report_error(&u->report, u->news.class, false,
+                                    "The hub takes less than it is sent, it confirms late");
+        told = u->news.type != UPLINK_NEWS_NONE;
+        if (u->news.class != UPLINK_ERROR_NONE || told)
                 tell_news(u);
-        if (u->logic.machine.state == state)
+        if (u->logic.machine.state == state) {
+                if (told && u->events.on_state_changed)
+                        u->events.on_state_changed(u->events.userdata);
                 return;
+        }
         u->state_since_realtime_usec = now_usec(CLOCK_REALTIME);
         if (u->events.on_state_changed)
                 u->events.on_state_changed(u->events.userdata);

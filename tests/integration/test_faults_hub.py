@@ -123,6 +123,17 @@ def a_used_up_quota_is_named_and_nothing_is_condemned_for_it(folder):
 
 
 @test
+def a_throttling_hub_is_named_and_sent_less(folder):
+    with fault(folder, "throttled", ["throttled"]) as (s, story, meet):
+        s.hub.trouble("throttle", "6/s", "--max-wait", "20s")
+        meet(cut=False)
+        window = s.daemon.status()["sendWindow"]
+        story.tell(f"-- send window while throttled: {window}")
+        assert window < WINDOW, s.daemon.status()
+        s.hub.trouble("throttle", "off")
+
+
+@test
 def a_poison_message_in_front_costs_itself_and_no_other(folder):
     with Setup(folder) as s:
         s.daemon.wait_connected()

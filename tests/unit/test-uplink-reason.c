@@ -179,6 +179,39 @@ TEST(the_window_halves_when_confirmations_are_late_and_grows_back_slowly) {
         ck_assert_uint_eq(p.window, 200);
 }
 
+TEST(one_window_that_is_confirmed_slowly_is_late_and_halves_once) {
+        usec_t now = USEC_PER_HOUR;
+        UplinkPace p;
+
+        uplink_pace_init(&p, 200);
+        uplink_pace_on_connected(&p, now);
+        uplink_pace_on_sent(&p, 1, now);
+        uplink_pace_on_sent(&p, 100, now);
+        for (uint64_t seq = 1; seq <= 100; seq++) { /* 6 a second */
+                usec_t t = now + seq * USEC_PER_SEC / 6;
+
+                uplink_pace_on_confirmed(&p, &seq, 1, t);
+                ck_assert(uplink_pace_is_late(&p, t) == (p.n_late >= 2));
+        }
+        ck_assert_uint_ge(p.n_late, 2);
+        ck_assert_uint_eq(p.window, 100 + 200 / 16); /* and 10 s later it grew */
+}
+
+TEST(a_link_that_stood_still_and_lets_all_go_at_once_is_not_late) {
+        usec_t now = USEC_PER_HOUR;
+        UplinkPace p;
+
+        uplink_pace_init(&p, 200);
+        uplink_pace_on_connected(&p, now);
+        uplink_pace_on_sent(&p, 1, now);
+        uplink_pace_on_sent(&p, 100, now);
+        for (uint64_t seq = 1; seq <= 100; seq++)
+                uplink_pace_on_confirmed(&p, &seq, 1,
+                                         now + 30 * USEC_PER_SEC + seq * USEC_PER_MSEC);
+        ck_assert(!uplink_pace_is_late(&p, now + 31 * USEC_PER_SEC));
+        ck_assert_uint_eq(p.window, 100);
+}
+
 TEST(a_small_window_stays_as_it_is) {
         for (unsigned max = 1; max <= 4; max++) {
                 UplinkPace p;

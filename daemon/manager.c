@@ -373,7 +373,8 @@ static int on_reload(sd_event_source *source, const struct signalfd_siginfo *si,
         uplink_get_status(m->uplink, &status);
         /* Whoever asks for it has mended something, also where it was not the credentials. */
         if (!reload_credentials(m) &&
-            (status.state == UPLINK_STATE_BACKOFF || status.state == UPLINK_STATE_HOLDING))
+            (status.state == UPLINK_STATE_BACKOFF || status.state == UPLINK_STATE_HOLDING ||
+             status.state == UPLINK_STATE_CLOCK))
                 uplink_credentials_changed(m->uplink);
         notify_manager("READY=1");
         return 0;

@@ -37,7 +37,7 @@ bool uplink_memory_parse(const char *text, UplinkMemory *ret) {
 
 /* Beyond these the waits are as long as they get. */
 static UplinkMachine essence(const UplinkMachine *s) {
-        return (UplinkMachine) {
+        return (UplinkMachine){
                 .law = s->law,
                 .law_attempt = MIN(s->law_attempt, 8U),
                 .n_failed = MIN(s->n_failed, 8U),
@@ -62,11 +62,12 @@ bool uplink_memory_keep(UplinkMemory *m, const UplinkMachine *s) {
         return true;
 }
 
-usec_t uplink_memory_begin(const UplinkMemory *previous, const char *boot_id, const UplinkTimes *times,
-                           usec_t now, uint64_t random, UplinkMemory *ret, UplinkMachine *machine) {
+usec_t uplink_memory_begin(const UplinkMemory *previous, const char *boot_id,
+                           const UplinkTimes *times, usec_t now, uint64_t random, UplinkMemory *ret,
+                           UplinkMachine *machine) {
         usec_t delay = 0;
 
-        *ret = (UplinkMemory) { .n_starts = 1, .started_usec = now };
+        *ret = (UplinkMemory){ .n_starts = 1, .started_usec = now };
         (void) snprintf(ret->boot_id, sizeof(ret->boot_id), "%s", boot_id);
         if (!previous || !streq(previous->boot_id, boot_id) || previous->started_usec > now)
                 return 0;
@@ -129,9 +130,9 @@ int uplink_memory_file_new(const char *path, UplinkMemoryFile **ret) {
 
         if (!f)
                 return -ENOMEM;
-        *f = (UplinkMemoryFile) { .mutex = PTHREAD_MUTEX_INITIALIZER,
-                                  .n_references = 1,
-                                  .path = strdup(path) };
+        *f = (UplinkMemoryFile){ .mutex = PTHREAD_MUTEX_INITIALIZER,
+                                 .n_references = 1,
+                                 .path = strdup(path) };
         if (!f->path || asprintf(&f->temporary, "%s.new", path) < 0) {
                 f->temporary = NULL;
                 unreference(f);
@@ -164,16 +165,29 @@ static int write_temporary(const UplinkMemoryFile *f) {
         return write_all(fd, f->text, strlen(f->text));
 }
 
-static void *write_main(void *userdata) {
-        UplinkMemoryFile *f = userdata;
-        int r = write_temporary(f);
+static bool is_removed(UplinkMemoryFile *f) {
+        bool removed;
 
         (void) pthread_mutex_lock(&f->mutex);
-        /* What cannot be written costs a quick try after a crash. */
-        if (r < 0 || f->removed || rename(f->temporary, f->path) < 0)
-                (void) unlink(f->temporary);
-        f->writing = false;
+        removed = f->removed;
         (void) pthread_mutex_unlock(&f->mutex);
+        return removed;
+}
+
+/* The mutex is never held while the disk works: the loop takes it, and the disk may hang. */
+static void *write_main(void *userdata) {
+        UplinkMemoryFile *f = userdata;
+        bool removed, renamed;
+
+        renamed = write_temporary(f) >= 0 && !is_removed(f) && rename(f->temporary, f->path) >= 0;
+        if (!renamed) /* it costs a quick try after a crash */
+                (void) unlink(f->temporary);
+        (void) pthread_mutex_lock(&f->mutex);
+        f->writing = false;
+        removed = f->removed;
+        (void) pthread_mutex_unlock(&f->mutex);
+        if (renamed && removed) /* meanwhile */
+                (void) unlink(f->path);
         unreference(f);
         return NULL;
 }
@@ -188,8 +202,8 @@ static int start_thread(UplinkMemoryFile *f) {
         if (r != 0)
                 return -r;
         (void) pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED); /* a valid value */
-        /* Little of it is touched. With the process's default no thread starts under ThreadSanitizer, which keeps more than
-         * that in it. */
+        /* Little of it is touched. With the process's default no thread starts under
+         * ThreadSanitizer, which keeps more than that in it. */
         (void) pthread_attr_setstacksize(&attr, THREAD_STACK_BYTES);
         (void) sigfillset(&all);
         (void) pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are the loop's business */
@@ -223,10 +237,12 @@ int uplink_memory_file_save(UplinkMemoryFile *f, const UplinkMemory *m) {
 }
 
 void uplink_memory_file_remove(UplinkMemoryFile *f) {
-        /* A thread that holds it is inside rename(2) on a disk that hangs: then it stays. */
-        if (pthread_mutex_trylock(&f->mutex) != 0)
-                return;
+        bool writing;
+
+        (void) pthread_mutex_lock(&f->mutex);
         f->removed = true;
-        (void) unlink(f->path); /* absent is as good */
+        writing = f->writing;
         (void) pthread_mutex_unlock(&f->mutex);
+        if (!writing) /* else the thread does it, unless its disk hangs until the process is gone */
+                (void) unlink(f->path); /* absent is as good */
 }

@@ -315,8 +315,9 @@ static unsigned on_start(UplinkMachine *m, const UplinkTimes *t, const UplinkEve
 
 static unsigned on_timer_draining(UplinkMachine *m, const UplinkTimes *t, usec_t now,
                                   uint64_t random) {
-        if (now < m->deadline_usec)
-                return UPLINK_ACTION_ABANDON | fail(m, t, UPLINK_ERROR_TIMEOUT, false, now, random);
+        if (now < m->deadline_usec) /* a PUBACK is overdue */
+                return UPLINK_ACTION_ABANDON |
+                       fail(m, t, UPLINK_ERROR_UNCONFIRMED, false, now, random);
         return m->goodbye ? UPLINK_ACTION_ABANDON | after_goodbye(m, t, now) : say_goodbye(m, now);
 }
 

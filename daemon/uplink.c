@@ -43,7 +43,7 @@ struct Uplink {
         sd_event_source *link_source, *timer_source, *netlink_source, *clock_source,
                 *stopped_source;
         usec_t armed_usec;
-        usec_t clock_offset_usec; /* realtime - boottime: a step changes it */
+        usec_t clock_offset_usec; /* realtime - boottime, at the last connect or step */
 
         /* for the status and the log */
         char *hub, *device, *module, *hold;
@@ -357,10 +357,15 @@ static int prepare_identity(Uplink *u, UplinkEvent *ret_next) {
         return r;
 }
 
+static usec_t clock_offset(void) {
+        return now_usec(CLOCK_REALTIME) - now_usec(CLOCK_BOOTTIME);
+}
+
 /* Returns whether an event follows. */
 static bool start_attempt(Uplink *u, UplinkEvent *ret_next) {
         int r;
 
+        u->clock_offset_usec = clock_offset();
         r = prepare_identity(u, ret_next);
         if (r > 0)
                 return true;
@@ -564,12 +569,14 @@ static void arm_timer(Uplink *u) {
 
 /* At the first try of the run, and when the waits have grown. */
 static void keep_memory(Uplink *u, UplinkState before) {
-        const UplinkMachine *m = &u->logic.machine;
+        const UplinkMachine *m = &u->logic.machine, kept = u->memory.machine;
 
         if (!u->memory_file || m->state == UPLINK_STATE_STOPPED)
                 return;
-        if (uplink_memory_keep(&u->memory, m) || before == UPLINK_STATE_STOPPED)
-                (void) uplink_memory_file_save(u->memory_file, &u->memory); /* the next one makes up for it */
+        if (!uplink_memory_keep(&u->memory, m) && before != UPLINK_STATE_STOPPED)
+                return;
+        if (uplink_memory_file_save(u->memory_file, &u->memory) < 0)
+                u->memory.machine = kept; /* so that the next wait tries it again */
 }
 
 /* How long to wait before the first try, because the last run crashed. */
@@ -641,10 +648,6 @@ static int on_netlink(sd_event_source *s, int fd, uint32_t revents, void *userda
         return 0;
 }
 
-static usec_t clock_offset(void) {
-        return now_usec(CLOCK_REALTIME) - now_usec(CLOCK_BOOTTIME);
-}
-
 /* A timer that only ends when the wall clock is set: TFD_TIMER_CANCEL_ON_SET, timerfd_create(2). */
 static void arm_clock(Uplink *u) {
         struct itimerspec far = { .it_value.tv_sec = INT64_MAX / 1000000000 };
@@ -655,15 +658,15 @@ static void arm_clock(Uplink *u) {
 
 static int on_clock(sd_event_source *s, int fd, uint32_t revents, void *userdata) {
         Uplink *u = userdata;
-        usec_t before;
+        usec_t offset;
         uint64_t n;
 
         (void) read(fd, &n, sizeof(n)); /* -ECANCELED is the news */
         arm_clock(u);
-        before = u->clock_offset_usec;
-        u->clock_offset_usec = clock_offset();
-        if (!uplink_logic_is_clock_step(before, u->clock_offset_usec))
-                return 0;
+        offset = clock_offset();
+        if (!uplink_logic_is_clock_step(u->clock_offset_usec, offset))
+                return 0; /* small ones add up: the token in use is of the time of its connect */
+        u->clock_offset_usec = offset;
         log_info("The clock was set, signing anew");
         dispatch(u, &(UplinkEvent) { .type = UPLINK_EVENT_CLOCK_STEPPED,
                                      .clock_wrong = clock_wrong(u) });

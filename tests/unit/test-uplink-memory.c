@@ -1,8 +1,9 @@
-/* Goal: a daemon that crashes again and again does not hammer the hub, one that is restarted connects at
- * once, and the file that this needs is hardly ever written (promise P6). Method: text and back, runs
- * that follow each other, the file itself. */
+/* Goal: a daemon that crashes again and again does not hammer the hub, one that is restarted
+ * connects at once, and the file that this needs is hardly ever written (promise P6). Method: text
+ * and back, runs that follow each other, the file itself. */
 #include "tests/support/test.h"
 
+#include <fcntl.h>
 #include <sched.h>
 #include <sys/stat.h>
 
@@ -20,7 +21,8 @@ static const UplinkTimes times = {
                      .refused_max_usec = 600 * USEC_PER_SEC },
 };
 
-static usec_t begin(const UplinkMemory *previous, usec_t now, UplinkMemory *ret, UplinkMachine *machine) {
+static usec_t begin(const UplinkMemory *previous, usec_t now, UplinkMemory *ret,
+                    UplinkMachine *machine) {
         uplink_machine_init(machine, now);
         return uplink_memory_begin(previous, BOOT, &times, now, UINT64_MAX / 2, ret, machine);
 }
@@ -29,9 +31,14 @@ TEST(text_comes_back_as_it_was_and_damage_is_no_memory) {
         UplinkMemory m = { .boot_id = BOOT,
                            .n_starts = 7,
                            .started_usec = UINT64_MAX - 1,
-                           .machine = { .law = BACKOFF_REFUSED, .law_attempt = 3, .n_failed = 4,
-                                        .n_cuts_early = 1, .n_cuts_late = 2, .n_refused = 5,
-                                        .n_throttled = 6, .key = 1 } },
+                           .machine = { .law = BACKOFF_REFUSED,
+                                        .law_attempt = 3,
+                                        .n_failed = 4,
+                                        .n_cuts_early = 1,
+                                        .n_cuts_late = 2,
+                                        .n_refused = 5,
+                                        .n_throttled = 6,
+                                        .key = 1 } },
                      back;
         char text[UPLINK_MEMORY_TEXT_MAX];
 
@@ -71,7 +78,8 @@ TEST(crash_loop_waits_ever_longer_and_other_runs_do_not_wait) {
         ck_assert_uint_eq(next.n_starts, 1);
         /* Another boot. */
         ck_assert_uint_eq(uplink_memory_begin(&m, "another", &times, now, 0, &next, &machine), 0);
-        /* A clock that runs from an earlier point than the memory: not this boot, whatever the id says. */
+        /* A clock that runs from an earlier point than the memory: not this boot, whatever the id
+         * says. */
         ck_assert_uint_eq(begin(&m, m.started_usec - 1, &next, &machine), 0);
 }
 
@@ -104,7 +112,8 @@ TEST(a_trouble_of_a_year_is_written_a_few_times) {
 
         begin(NULL, 0, &m, &machine);
         for (usec_t now = 0; now < 365 * USEC_PER_DAY; n_tries++) {
-                UplinkEvent start = { .type = n_tries == 0 ? UPLINK_EVENT_START : UPLINK_EVENT_TIMER },
+                UplinkEvent start = { .type = n_tries == 0 ? UPLINK_EVENT_START :
+                                                             UPLINK_EVENT_TIMER },
                             refused = { .type = UPLINK_EVENT_ENDED,
                                         .class = UPLINK_ERROR_REFUSED,
                                         .refused = true };
@@ -143,12 +152,35 @@ TEST(the_file_is_replaced_whole_and_gone_after_an_orderly_stop) {
         }
         ck_assert_int_eq(stat(path, &st), 0);
         ck_assert_uint_eq(st.st_mode & 0777, 0600);
-        while (stat(path, &st) == 0) { /* the thread may still hold it for a moment */
-                uplink_memory_file_remove(f);
+        uplink_memory_file_remove(f);
+        while (stat(path, &st) == 0) /* the thread may be at its last steps, and then does it */
                 (void) sched_yield();
-        }
         assert_error(uplink_memory_file_save(f, &m), -EBUSY);
         uplink_memory_file_free(f);
+}
+
+/* Method: where the text is written first stands a pipe that nobody reads, on which the thread
+ * waits as on a disk that hangs. */
+TEST(a_disk_that_hangs_holds_up_nobody_and_brings_nothing_back) {
+        _cleanup_free_ char *folder = test_tempdir(), *path = NULL, *temporary = NULL;
+        UplinkMemory m = { .boot_id = BOOT, .n_starts = 1 };
+        _cleanup_close_ int fd = -EBADF;
+        UplinkMemoryFile *f;
+        struct stat st;
+
+        ck_assert_int_gt(asprintf(&path, "%s/uplink", folder), 0);
+        ck_assert_int_gt(asprintf(&temporary, "%s.new", path), 0);
+        ck_assert_int_eq(mkfifo(temporary, 0600), 0);
+        assert_ok(uplink_memory_file_new(path, &f));
+        assert_ok(uplink_memory_file_save(f, &m));
+        assert_error(uplink_memory_file_save(f, &m), -EBUSY);
+        uplink_memory_file_remove(f);
+        uplink_memory_file_free(f);
+        fd = open(temporary, O_RDONLY | O_CLOEXEC); /* the disk goes on */
+        ck_assert_int_ge(fd, 0);
+        while (stat(temporary, &st) == 0)
+                (void) sched_yield();
+        ck_assert_int_lt(stat(path, &st), 0);
 }
 
 TEST(a_folder_that_is_not_there_costs_only_the_memory) {

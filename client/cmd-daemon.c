@@ -83,11 +83,12 @@ static void print_trouble(struct json_object *o) {
                 return;
         print_fieldf("Trouble", "%s: %s", strempty(get_text(trouble, "class")),
                      strempty(get_text(trouble, "what")));
-        print_fieldf("Lasting", "%s, %" PRIu64 " tries",
+        print_fieldf("Lasting", "%s, %" PRIu64 " %s",
                      format_timespan(span, sizeof(span),
                                      get_number(trouble, "lastingUSec") / USEC_PER_SEC *
                                              USEC_PER_SEC),
-                     get_number(trouble, "tries"));
+                     get_number(trouble, "tries"),
+                     get_number(trouble, "tries") == 1 ? "try" : "tries");
         print_field("Remedy", get_text(trouble, "remedy"));
 }
 

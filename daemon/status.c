@@ -186,20 +186,22 @@ int status_to_json(const OutboxStats *outbox, const UplinkStatus *uplink,
         return 0;
 }
 
-/* "; refused for 5min 2s (12 tries): REMEDY; next try in 3s", as far as there is something to say. */
+/* "refused for 5min 2s (12 tries): REMEDY; next try in 3s", as far as there is something to say. */
 static void format_trouble(const UplinkStatus *u, char *buf, size_t size) {
         const UplinkReason *reason = uplink_reason(u->trouble);
-        char span[FORMAT_TIMESPAN_MAX], next[FORMAT_TIMESPAN_MAX] = "";
+        char span[FORMAT_TIMESPAN_MAX] = "", next[FORMAT_TIMESPAN_MAX] = "";
 
         if (u->next_try_in_usec != USEC_INFINITY && u->state == UPLINK_STATE_BACKOFF)
                 format_timespan(next, sizeof(next), u->next_try_in_usec);
         (void) snprintf(buf, size, "%s%s", *next ? "next try in " : "", next);
+        if (u->trouble_usec >= USEC_PER_SEC)
+                format_timespan(span, sizeof(span),
+                                u->trouble_usec / USEC_PER_SEC * USEC_PER_SEC);
         if (reason)
-                (void) snprintf(buf, size, "%s for %s (%u tries): %s%s%s", reason->name,
-                                format_timespan(span, sizeof(span),
-                                                u->trouble_usec / USEC_PER_SEC * USEC_PER_SEC),
-                                u->trouble_tries, reason->remedy, *next ? "; next try in " : "",
-                                next);
+                (void) snprintf(buf, size, "%s%s%s (%u %s): %s%s%s", reason->name,
+                                *span ? " for " : "", span, u->trouble_tries,
+                                u->trouble_tries == 1 ? "try" : "tries", reason->remedy,
+                                *next ? "; next try in " : "", next);
 }
 
 static void format_state(const UplinkStatus *u, char *buf, size_t size) {

@@ -94,7 +94,8 @@ static const UplinkReason reasons[_UPLINK_ERROR_MAX] = {
         [UPLINK_ERROR_CUT] = {
                 .name = "cut",
                 .what = "The hub closed the connection",
-                .remedy = "none needed where it is rare: hubs move connections now and then",
+                .remedy = "nothing to do while it is rare; if it goes on, look for a second program with "
+                          "this identity, a firewall on the way, a hub at its limits",
                 .law = BACKOFF_FAILED,
         },
         [UPLINK_ERROR_TAKEN_OVER] = {

@@ -92,13 +92,14 @@ static void log_connection(const UplinkNews *news, const UplinkReportAbout *abou
                           strempty(about->hub), strempty(about->device), with, suppressed);
         else
                 log_event(LOG_NOTICE, MSG_CONNECTED, fields,
-                          "%s to %s as %s%s, after %s and %u tries (%s)%s",
+                          "%s to %s as %s%s, after %s and %u %s (%s)%s",
                           news->class == UPLINK_ERROR_THROTTLED ? "Keeping pace again, connected"
                                                                 : "Connected again",
                           strempty(about->hub), strempty(about->device), with,
                           format_timespan(span, sizeof(span),
                                           news->span_usec / USEC_PER_MSEC * USEC_PER_MSEC),
-                          news->n_tries, strempty(uplink_error_class_to_string(news->class)),
+                          news->n_tries, news->n_tries == 1 ? "try" : "tries",
+                          strempty(uplink_error_class_to_string(news->class)),
                           suppressed);
 }
 

@@ -850,6 +850,9 @@ void uplink_get_status(Uplink *u, UplinkStatus *ret) {
                 ret->trouble = t->class;
                 ret->trouble_usec = now - t->since_usec;
                 ret->trouble_tries = t->n_tries;
+        } else if (m->state == UPLINK_STATE_CLOCK) { /* no try has failed: it waits with the first */
+                ret->trouble = UPLINK_ERROR_CLOCK;
+                ret->trouble_usec = now - m->since_usec;
         }
         get_certificate_status(u, ret);
         if (u->link)

@@ -221,6 +221,7 @@ def a_start_waits_for_the_clock_and_goes_on_when_it_is_set(folder):
         story = Story("a start 56 years behind, within clock_wait", s.daemon)
         wait_until(lambda: s.daemon.status()["connectionState"] == "waiting-for-clock", "it waits for the clock")
         s.send(lines(100))
+        wait_trouble(s.daemon, "clock")
         story.show_status("while it lasts")
         s.daemon.step_clock(-offset_sec)
         assert_all_settled(s, lines(100), WINDOW)

@@ -16,6 +16,7 @@
 #include <openssl/ui.h>
 
 #include "daemon/credentials-file.h"
+#include "lib/time-util.h"
 
 #define PASSPHRASE_BYTES_MAX 1024U
 #define ENGINE_PREFIX "engine:"
@@ -63,6 +64,8 @@ static int give_passphrase(char *buf, int size, int for_writing, void *userdata)
         asked->n_times++;
         if (asked->problem)
                 return -1; /* it asks again, for another form of key that it might be */
+        if (asked->n_times > 1 && private_key_is_external(asked->source))
+                return -1; /* one try of its PIN for each load */
         if (!path || credentials_read_file(path, PASSPHRASE_BYTES_MAX, /* is_secret= */ true,
                                            "the passphrase of the private key", "", &text,
                                            &asked->problem) < 0)
@@ -78,7 +81,8 @@ static int give_passphrase(char *buf, int size, int for_writing, void *userdata)
  * was refused is not offered again before its file has been written or touched. */
 
 static pthread_mutex_t refused_mutex = PTHREAD_MUTEX_INITIALIZER;
-static struct stat refused; /* the file then; st_ino 0: none */
+static struct stat refused;       /* the file then; st_ino 0: none */
+static usec_t refused_until_usec; /* CLOCK_BOOTTIME */
 
 static bool was_refused(const char *path) {
         struct stat now;
@@ -87,30 +91,54 @@ static bool was_refused(const char *path) {
         if (!path || stat(path, &now) < 0)
                 return false;
         (void) pthread_mutex_lock(&refused_mutex); /* fails only when misused */
-        same = refused.st_ino == now.st_ino && refused.st_dev == now.st_dev &&
+        same = now_usec(CLOCK_BOOTTIME) < refused_until_usec && refused.st_ino == now.st_ino && refused.st_dev == now.st_dev &&
                refused.st_mtim.tv_sec == now.st_mtim.tv_sec &&
                refused.st_mtim.tv_nsec == now.st_mtim.tv_nsec;
         (void) pthread_mutex_unlock(&refused_mutex);
         return same;
 }
 
-static void note_refused(const char *path) {
+static bool is_refused_for_good(void) {
+        bool for_good;
+
+        (void) pthread_mutex_lock(&refused_mutex);
+        for_good = refused_until_usec == USEC_INFINITY;
+        (void) pthread_mutex_unlock(&refused_mutex);
+        return for_good;
+}
+
+/* What keeps a key fails for other reasons, too, after it asked for the PIN: no free session, a reader
+ * that starts anew. Then it is worth a try now and then, far fewer than lock it. */
+static bool is_about_pin(const char *reason) {
+        static const char *const words[] = { "pin", "auth", "login", "passw", "passphrase" };
+
+        for (size_t i = 0; i < ELEMENTSOF(words); i++)
+                if (strcasestr(reason, words[i]))
+                        return true;
+        return false;
+}
+
+static void note_refused(const char *path, bool for_good) {
         struct stat now;
 
         if (stat(path, &now) < 0)
                 return; /* then it is another one when it comes back */
         (void) pthread_mutex_lock(&refused_mutex);
         refused = now;
+        refused_until_usec = for_good ? USEC_INFINITY :
+                                        usec_add(now_usec(CLOCK_BOOTTIME), USEC_PER_HOUR);
         (void) pthread_mutex_unlock(&refused_mutex);
 }
 
-static int say_refused(const PrivateKeySource *s, const char *reason, char **reterr_problem) {
+static int say_refused(const PrivateKeySource *s, const char *reason, bool for_good,
+                       char **reterr_problem) {
         return credentials_fail(
                         -EACCES, reterr_problem,
-                        "What keeps the private key at %s refused the PIN in %s (%s), which "
-                        "is not offered again, so that it does not lock: correct or touch "
+                        "What keeps the private key at %s did not open with the PIN in %s (%s), "
+                        "which is not offered again %s, so that it does not lock: correct or touch "
                         "the file",
-                        s->location, s->passphrase_file, reason);
+                        s->location, s->passphrase_file, reason,
+                        for_good ? "by itself" : "within an hour");
 }
 
 /* OpenSSL's own words; what a module puts there names objects and functions, not keys. */
@@ -140,8 +168,10 @@ static int describe_failure(Asked *asked, char **reterr_problem) {
                                         "private_key_passphrase_file",
                                         s->location);
         if (asked->n_times > 0 && private_key_is_external(s) && !strstr(reason, "not found")) {
-                note_refused(s->passphrase_file);
-                return say_refused(s, reason, reterr_problem);
+                bool for_good = is_about_pin(reason);
+
+                note_refused(s->passphrase_file, for_good);
+                return say_refused(s, reason, for_good, reterr_problem);
         }
         if (asked->n_times > 0 && !private_key_is_external(s))
                 return credentials_fail(-EACCES, reterr_problem,
@@ -264,7 +294,7 @@ int private_key_load(const PrivateKeySource *s, const char *pem, EVP_PKEY **ret,
 
         ERR_clear_error();
         if (private_key_is_external(s) && was_refused(s->passphrase_file))
-                return say_refused(s, "as before", reterr_problem);
+                return say_refused(s, "as before", is_refused_for_good(), reterr_problem);
         if (private_key_is_external(s))
                 r = load_external(s, &asked, &key, reterr_problem);
         else

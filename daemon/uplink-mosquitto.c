@@ -435,9 +435,14 @@ static int refused(UplinkMosquitto *m) {
                    m->connack);
 }
 
+static bool is_network_down(int error) {
+        return error == ENETDOWN || error == ENETUNREACH || error == EHOSTUNREACH;
+}
+
 /* Sends CONNECT and waits for CONNACK. 1, or -ECANCELED. */
 static int introduce(UplinkMosquitto *m, usec_t deadline_usec) {
-        int fd = mosquitto_socket(m->mosq), r;
+        int fd = mosquitto_socket(m->mosq), r, error = 0;
+        socklen_t n = sizeof(error);
 
         set_phase(m, PHASE_MQTT, NULL);
         m->connack = CONNACK_NONE;
@@ -458,6 +463,8 @@ static int introduce(UplinkMosquitto *m, usec_t deadline_usec) {
                         return end(m, UPLINK_ERROR_TIMEOUT,
                                    "%s (port %u) did not answer the MQTT connect", m->host,
                                    m->port);
+                /* Asked for before the library reads, which takes it off. */
+                (void) getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &n); /* only names the reason */
                 if (mosquitto_loop_read(m->mosq, 1) != MOSQ_ERR_SUCCESS)
                         break;
         }
@@ -468,6 +475,12 @@ static int introduce(UplinkMosquitto *m, usec_t deadline_usec) {
                 return refused(m);
         if (uplink_tls_line_is_about_us(m->library_line))
                 return explain_line(m);
+        if (error == ETIMEDOUT)
+                return end(m, UPLINK_ERROR_TIMEOUT, "%s (port %u) did not answer the MQTT connect",
+                           m->host, m->port);
+        if (is_network_down(error))
+                return end(m, UPLINK_ERROR_NETWORK, "The network failed during the MQTT connect: %s",
+                           strerror(error));
         return end(m, UPLINK_ERROR_CUT,
                    "%s closed the connection without an answer to the MQTT connect", m->host);
 }
@@ -595,7 +608,7 @@ static int library_failed(UplinkMosquitto *m, int r, int error, int socket_error
         if (r == MOSQ_ERR_KEEPALIVE || socket_error == ETIMEDOUT)
                 return end(m, UPLINK_ERROR_TIMEOUT,
                            "%s stopped answering after %s", m->host, span);
-        if (socket_error == ENETDOWN || socket_error == ENETUNREACH || socket_error == EHOSTUNREACH)
+        if (is_network_down(socket_error))
                 return end(m, UPLINK_ERROR_NETWORK, "The network failed after %s: %s", span,
                            strerror(e));
         if (r == MOSQ_ERR_PROTOCOL)

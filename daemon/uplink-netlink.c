@@ -5,6 +5,8 @@
 
 #include "lib/fd-util.h"
 
+#define SAME_TIME_MAX 100U
+
 int uplink_netlink_open(void) {
         struct sockaddr_nl address = {
                 .nl_family = AF_NETLINK,
@@ -19,13 +21,32 @@ int uplink_netlink_open(void) {
         return TAKE_FD(fd);
 }
 
+/* Where the kernel gives no times, it is taken for new. The times are hundredths of a second; those of
+ * one that is made and given its life at once may differ by one or two. */
+static bool is_new_address(const struct nlmsghdr *h) {
+        const struct ifa_cacheinfo *times;
+        size_t left;
+
+        if (h->nlmsg_len < NLMSG_LENGTH(sizeof(struct ifaddrmsg)))
+                return false;
+        left = IFA_PAYLOAD(h);
+        for (const struct rtattr *a = IFA_RTA((const struct ifaddrmsg *) NLMSG_DATA(h));
+             RTA_OK(a, left); a = RTA_NEXT(a, left)) {
+                if (a->rta_type != IFA_CACHEINFO || RTA_PAYLOAD(a) < sizeof(*times))
+                        continue;
+                times = RTA_DATA(a);
+                return times->tstamp - times->cstamp <= SAME_TIME_MAX;
+        }
+        return true;
+}
+
 /* Routes of the local table come and go with every address; only those that lead to other machines
  * count. */
-static bool is_news(const struct nlmsghdr *h) {
+bool uplink_netlink_is_news(const struct nlmsghdr *h) {
         const struct rtmsg *route;
 
         if (h->nlmsg_type == RTM_NEWADDR)
-                return true;
+                return is_new_address(h);
         if (h->nlmsg_type != RTM_NEWROUTE || h->nlmsg_len < NLMSG_LENGTH(sizeof(*route)))
                 return false;
         route = NLMSG_DATA(h);
@@ -60,7 +81,7 @@ bool uplink_netlink_appeared(int fd) {
                         continue;
                 for (const struct nlmsghdr *h = &buffer.header; NLMSG_OK(h, n);
                      h = NLMSG_NEXT(h, n))
-                        news = news || is_news(h);
+                        news = news || uplink_netlink_is_news(h);
         }
         return news;
 }

@@ -120,6 +120,8 @@ static BackoffKind choose_backoff_cut(UplinkMachine *m, unsigned *ret_attempt) {
 static BackoffKind choose_backoff(UplinkMachine *m, UplinkErrorClass class,
                                   unsigned *ret_attempt) {
         *ret_attempt = m->n_failed;
+        if (!is_cut(class)) /* a poor link cuts, too, and is told by what it does else */
+                m->n_cuts_early = 0;
         if (is_throttled(m, class)) {
                 *ret_attempt = m->n_throttled++;
                 return BACKOFF_CUT;
@@ -260,7 +262,10 @@ static unsigned on_link_up(UplinkMachine *m, const UplinkTimes *t, usec_t now, u
                 return 0;
         /* Not at once: name servers and further addresses follow a moment later, and a link that
          * flaps must not make us spin. For the same reason the next waits are short again. */
-        m->n_failed = 0;
+        if (m->link_reset_usec == 0 || now - m->link_reset_usec >= UPLINK_LINK_RESET_USEC) {
+                m->n_failed = 0;
+                m->link_reset_usec = now;
+        }
         soon = usec_add(now, backoff_delay_usec(BACKOFF_WAKE, 0, &t->backoff, random));
         m->deadline_usec = MIN(m->deadline_usec, soon);
         return 0;

@@ -39,6 +39,10 @@ const char *uplink_state_to_string(UplinkState s);
 /* PUBACKs that stay out this long make a minute no quiet one. */
 #define UPLINK_STALL_USEC (5 * USEC_PER_SEC)
 
+/* Between two links that come up and make the next waits short again. Each brings a quick try; where
+ * they come all the time, the waits behind it must still grow. */
+#define UPLINK_LINK_RESET_USEC (5 * USEC_PER_MINUTE)
+
 /* How often what holds the uplink is looked at again. */
 #define UPLINK_HOLD_USEC (30 * USEC_PER_SEC)
 
@@ -129,6 +133,7 @@ typedef struct UplinkMachine {
         bool proven;        /* this connection had a PUBACK or lived a quiet minute */
         bool lived;         /* it lived UPLINK_QUIET_USEC */
         bool goodbye;       /* DISCONNECT is on its way */
+        usec_t link_reset_usec; /* when a link that came up last made the waits short; 0: never */
         bool by_link_up;    /* the attempt replaced one that a link that came up made outdated */
 } UplinkMachine;
 

@@ -295,8 +295,9 @@ TEST(a_fault_names_the_place_and_the_remedy) {
 }
 
 TEST(a_key_that_everyone_may_read_is_told) {
-        _cleanup_(client_certificate_unrefp) ClientCertificate *a = NULL, *b = NULL;
-        _cleanup_free_ char *problem = NULL, *path = NULL, *before = NULL, *after = NULL;
+        _cleanup_(client_certificate_unrefp) ClientCertificate *a = NULL, *b = NULL, *c = NULL, *d = NULL;
+        _cleanup_free_ char *problem = NULL, *path = NULL, *before = NULL, *after = NULL, *again = NULL,
+                            *last = NULL;
 
         setup();
         make_pair("a", 0, DAY, NULL);
@@ -311,6 +312,28 @@ TEST(a_key_that_everyone_may_read_is_told) {
         assert_ok(load("a.pem", "a.key", NULL, &b, &problem));
         after = log_text();
         ck_assert_ptr_nonnull(strstr(after, "/a.key holds a device key and everyone may read it"));
+
+        /* Once: while the hub refuses, the files are read before each try. */
+        assert_ok(load("a.pem", "a.key", NULL, &c, &problem));
+        again = log_text();
+        ck_assert_str_eq(again, after);
+        ck_assert_int_eq(chmod(path, 0600), 0);
+        ck_assert_int_eq(chmod(path, 0604), 0); /* changed, and wrong again */
+        assert_ok(load("a.pem", "a.key", NULL, &d, &problem));
+        last = log_text();
+        ck_assert_uint_gt(strlen(last), strlen(after));
+}
+
+TEST(a_pipe_in_place_of_a_file_is_named_and_not_waited_for) {
+        _cleanup_(client_certificate_unrefp) ClientCertificate *a = NULL;
+        _cleanup_free_ char *problem = NULL, *path = NULL;
+
+        setup();
+        make_pair("a", 0, DAY, NULL);
+        path = path_in("pipe");
+        ck_assert_int_eq(mkfifo(path, 0600), 0);
+        assert_error(load("a.pem", "pipe", NULL, &a, &problem), -EINVAL);
+        ck_assert_ptr_nonnull(strstr(problem, "/pipe is not a file"));
 }
 
 TEST(the_end_is_told_thirty_days_ahead) {

@@ -422,6 +422,25 @@ TEST(link_that_comes_up_cuts_the_wait_short_without_spinning) {
         ck_assert_uint_le(w.n_connects, before + 201); /* 100 s, at least half of min between two */
 }
 
+TEST(links_that_come_up_all_the_time_let_the_waits_behind_them_grow) {
+        UplinkMachine m;
+        usec_t now = USEC_PER_HOUR;
+
+        uplink_machine_init(&m, now);
+        for (unsigned i = 0; i < 10; i++) { /* one a minute; each try fails at once */
+                UplinkEvent up = { .type = UPLINK_EVENT_LINK_UP },
+                            failed = { .type = UPLINK_EVENT_ENDED, .class = UPLINK_ERROR_NETWORK };
+
+                m.state = UPLINK_STATE_RESOLVING;
+                m = uplink_decide(&m, &times, &failed, now, 0).machine;
+                m = uplink_decide(&m, &times, &up, now, 0).machine;
+                if (i == 4) /* since the first */
+                        ck_assert_uint_eq(m.n_failed, 4);
+                now += USEC_PER_MINUTE;
+        }
+        ck_assert_uint_eq(m.n_failed, 4); /* five minutes later they were made short again, once */
+}
+
 TEST(links_that_come_up_all_the_time_do_not_hurry_a_hub_that_refuses) {
         World w;
         unsigned before;

@@ -473,7 +473,7 @@ static int introduce(UplinkMosquitto *m, usec_t deadline_usec) {
                 return 1;
         if (m->connack != CONNACK_NONE)
                 return refused(m);
-        if (uplink_tls_line_is_about_us(m->library_line))
+        if (uplink_tls_line_is_about_us(&m->peer, m->library_line))
                 return explain_line(m);
         if (error == ETIMEDOUT)
                 return end(m, UPLINK_ERROR_TIMEOUT, "%s (port %u) did not answer the MQTT connect",
@@ -572,6 +572,7 @@ static int resolve_and_connect(UplinkMosquitto *m) {
         int r, saved;
 
         m->peer.host = m->host;
+        m->peer.knows_us = m->certificate;
         if (uplink_tls_context_new(m->ca_file, &m->peer, &m->tls_context, m->end_text,
                                    sizeof(m->end_text)) < 0) {
                 m->end_class = UPLINK_ERROR_LOCAL;

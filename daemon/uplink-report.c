@@ -107,14 +107,23 @@ void uplink_report_news(UplinkReport *r, const UplinkNews *news, const UplinkRep
         char device[256], class[64], tries[64], span[64], remedy[400], suppressed[96] = "";
         const char *fields[] = { device, class, tries, span, remedy, NULL };
         uint64_t n_suppressed = 0;
+        bool is_failure;
 
         if (news->type == UPLINK_NEWS_NONE) {
                 if (news->class != UPLINK_ERROR_NONE && news->n_tries > 0)
                         log_debug("Another try failed: %s", r->error);
                 return;
         }
-        if (!log_rate_pass(&r->rate, &n_suppressed))
-                return;
+        is_failure = news->type == UPLINK_NEWS_FAILED || news->type == UPLINK_NEWS_STILL;
+        /* The last word must not be of a failure that is over; there are no more of these than of
+         * failures that were told. */
+        if (!log_rate_pass(&r->rate, &n_suppressed)) {
+                if (is_failure || !r->told_failure)
+                        return;
+                n_suppressed = r->rate.n_suppressed - 1; /* without this one */
+                r->rate.n_suppressed = 0;
+        }
+        r->told_failure = is_failure;
         if (n_suppressed > 0)
                 (void) snprintf(suppressed, sizeof(suppressed),
                                 " (%" PRIu64 " lines about the connection were left out)",
@@ -127,7 +136,7 @@ void uplink_report_news(UplinkReport *r, const UplinkNews *news, const UplinkRep
         (void) snprintf(remedy, sizeof(remedy), "IOTHUBD_REMEDY=%s",
                         uplink_reason(news->class) ? uplink_reason(news->class)->remedy : "");
 
-        if (news->type == UPLINK_NEWS_FAILED || news->type == UPLINK_NEWS_STILL)
+        if (is_failure)
                 log_failure(r, news, about, fields, suppressed);
         else {
                 if (news->type == UPLINK_NEWS_CONNECTED)

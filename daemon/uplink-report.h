@@ -15,6 +15,7 @@ typedef struct UplinkReport {
         bool diagnosed;    /* the class says more than the text */
         bool disconnected; /* a connection was lost, not only a try */
         char error[640];   /* a sentence */
+        bool told_failure; /* the last line was of a failure */
         LogRate rate;
 } UplinkReport;
 

@@ -203,7 +203,8 @@ UplinkErrorClass uplink_tls_describe_failure(const UplinkTlsPeer *peer, int ssl_
         ERR_clear_error();
         if (peer->verify_error != X509_V_OK)
                 return describe_verification(peer->verify_error, peer->host, buf, size);
-        if (ERR_GET_LIB(e) == ERR_LIB_SSL && is_about_our_certificate(ERR_GET_REASON(e)))
+        if (peer->knows_us && ERR_GET_LIB(e) == ERR_LIB_SSL &&
+            is_about_our_certificate(ERR_GET_REASON(e)))
                 return describe_turned_down(peer->host, reason_of(e), buf, size);
         if (ssl_error == SSL_ERROR_SYSCALL || (e != 0 && ERR_SYSTEM_ERROR(e)))
                 return describe_closed(peer->host,
@@ -221,10 +222,10 @@ static unsigned long code_of_line(const char *line) {
         return code ? strtoul(code + strlen("error:"), NULL, 16) : 0;
 }
 
-bool uplink_tls_line_is_about_us(const char *line) {
+bool uplink_tls_line_is_about_us(const UplinkTlsPeer *peer, const char *line) {
         unsigned long e = code_of_line(line);
 
-        return ERR_GET_LIB(e) == ERR_LIB_SSL && is_about_our_certificate(ERR_GET_REASON(e));
+        return peer->knows_us && ERR_GET_LIB(e) == ERR_LIB_SSL && is_about_our_certificate(ERR_GET_REASON(e));
 }
 
 UplinkErrorClass uplink_tls_describe_line(const UplinkTlsPeer *peer, const char *line, char *buf,
@@ -233,7 +234,7 @@ UplinkErrorClass uplink_tls_describe_line(const UplinkTlsPeer *peer, const char 
 
         if (peer->verify_error != X509_V_OK)
                 return describe_verification(peer->verify_error, peer->host, buf, size);
-        if (uplink_tls_line_is_about_us(line))
+        if (uplink_tls_line_is_about_us(peer, line))
                 return describe_turned_down(peer->host, reason_of(code_of_line(line)), buf, size);
         if (strstr(line, "unexpected eof") || *line == '\0')
                 return describe_closed(peer->host, "end of file", buf, size);

@@ -13,6 +13,7 @@
 typedef struct UplinkTlsPeer {
         const char *host;  /* borrowed: a DNS name or an address */
         long verify_error; /* of the last verification that failed, X509_V_OK: none */
+        bool knows_us;     /* we show a certificate of ours; else no alert can be about it */
 } UplinkTlsPeer;
 
 /* A context that accepts only a certificate for the peer's host under the roots of ca_file, or the
@@ -32,7 +33,7 @@ UplinkErrorClass uplink_tls_describe_line(const UplinkTlsPeer *peer, const char 
 
 /* Whether such a line is an alert by which the server turned our certificate down. With TLS 1.3 it
  * comes after the handshake. */
-bool uplink_tls_line_is_about_us(const char *line);
+bool uplink_tls_line_is_about_us(const UplinkTlsPeer *peer, const char *line);
 
 /* Roots are needed for the handshake only; on a system whose roots are one big file they cost some
  * MB. */

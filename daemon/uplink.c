@@ -47,6 +47,9 @@ struct Uplink {
 
         /* for the status and the log */
         char *hub, *device, *module, *hold;
+        UplinkErrorClass hold_class;
+        usec_t hold_since_usec; /* CLOCK_BOOTTIME */
+        unsigned n_holds;       /* looks since then that found it so */
         usec_t state_since_realtime_usec;
         UplinkReport report;
         UplinkNews news;      /* told at the end of dispatch(), when the next try is decided */
@@ -116,7 +119,14 @@ static bool clock_wrong(const Uplink *u) {
         return uplink_clock_wrong(now_usec(CLOCK_REALTIME), stats.newest_realtime_usec);
 }
 
-static void set_hold(Uplink *u, const char *message_id, const char *text) {
+/* class: NONE where the text says all. */
+static void set_hold(Uplink *u, UplinkErrorClass class, const char *message_id, const char *text) {
+        if (!u->hold) {
+                u->hold_since_usec = now_usec(CLOCK_BOOTTIME);
+                u->n_holds = 0;
+        }
+        u->hold_class = class;
+        u->n_holds++;
         if (u->hold && streq(u->hold, text))
                 return;
         free(u->hold);
@@ -333,7 +343,11 @@ static int prepare_identity(Uplink *u, UplinkEvent *ret_next) {
                 changed = credentials_reload(u->credentials) > 0;
         problem = credentials_problem(u->credentials);
         if (problem) {
-                set_hold(u, MSG_CREDENTIALS_MISSING, problem);
+                set_hold(u,
+                         credentials_problem_is_certificate(u->credentials) ?
+                                         UPLINK_ERROR_CERTIFICATE :
+                                         UPLINK_ERROR_CREDENTIALS,
+                         MSG_CREDENTIALS_MISSING, problem);
                 *ret_next = (UplinkEvent) { .type = UPLINK_EVENT_HOLD };
                 return 1;
         }
@@ -347,7 +361,7 @@ static int prepare_identity(Uplink *u, UplinkEvent *ret_next) {
                 r = outbox_set_identity(u->outbox, u->hub, credentials_client_id(u->credentials),
                                         u->options.adopt);
         if (r == -EREMCHG) {
-                set_hold(u, MSG_OUTBOX_OTHER_DEVICE,
+                set_hold(u, UPLINK_ERROR_NONE, MSG_OUTBOX_OTHER_DEVICE,
                          "The outbox holds messages of another hub or device; set outbox.adopt = "
                          "true to send them as this one, or restore the credentials they were "
                          "accepted under");
@@ -428,7 +442,7 @@ static int fill_batch(Uplink *u, OutboxDelivery **batch, unsigned room) {
 
 static void on_outbox_refused(Uplink *u, int error) {
         if (error == -EREMCHG) {
-                set_hold(u, MSG_OUTBOX_OTHER_DEVICE,
+                set_hold(u, UPLINK_ERROR_NONE, MSG_OUTBOX_OTHER_DEVICE,
                          "The outbox holds messages of another hub or device");
                 send_event(u, UPLINK_EVENT_HOLD);
                 return;
@@ -846,7 +860,11 @@ void uplink_get_status(Uplink *u, UplinkStatus *ret) {
         if (m->state == UPLINK_STATE_BACKOFF || m->state == UPLINK_STATE_HOLDING ||
             m->state == UPLINK_STATE_CLOCK)
                 ret->next_try_in_usec = usec_sub(m->deadline_usec, now);
-        if (uplink_trouble_is_on(t)) {
+        if (ret->hold && u->hold_class != UPLINK_ERROR_NONE) {
+                ret->trouble = u->hold_class;
+                ret->trouble_usec = now - u->hold_since_usec;
+                ret->trouble_tries = u->n_holds;
+        } else if (uplink_trouble_is_on(t)) {
                 ret->trouble = t->class;
                 ret->trouble_usec = now - t->since_usec;
                 ret->trouble_tries = t->n_tries;

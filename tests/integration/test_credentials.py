@@ -47,11 +47,16 @@ def a_connection_string_that_appears_is_taken(folder):
     with Hub(folder) as hub:
         path = os.path.join(folder, "device")
         with Daemon(folder, hub, path) as d:
-            assert d.status()["connectionState"] == "holding"
+            status = d.status()
+            assert status["connectionState"] == "holding"
+            trouble = status["trouble"]
+            assert trouble["class"] == "credentials" and trouble["tries"] >= 1 and trouble["remedy"], status
+            assert "is missing" in status["hold"], status
             d.ctl("send", "reading 0")
             os.rename(hub.create_device(), path)
             wait_until(lambda: CHANGED in d.log(), "the file is seen")
             assert_delivered(lines(1), hub.events.wait_count(1))
+            assert "trouble" not in d.status()
 
 
 @test

@@ -52,6 +52,7 @@ struct Uplink {
         unsigned n_holds;       /* looks since then that found it so */
         usec_t state_since_realtime_usec;
         UplinkReport report;
+        LogRate aside_rate;
         UplinkNews news;      /* told at the end of dispatch(), when the next try is decided */
         unsigned told_refused_keys; /* as logged last */
 };
@@ -151,6 +152,19 @@ static void drop_link(Uplink *u) {
         outbox_requeue(u->outbox);
 }
 
+/* A hub that cuts for a reason of its own makes a suspect of one message after the other. */
+static void tell_set_aside(Uplink *u, uint64_t seq) {
+        char more[96] = "";
+        uint64_t n;
+
+        if (!log_rate_pass(&u->aside_rate, &n))
+                return;
+        if (n > 0)
+                (void) snprintf(more, sizeof(more), " (%" PRIu64 " lines like this were left out)", n);
+        log_info("Message %" PRIu64 " was first in flight at several cuts, trying others first%s", seq,
+                 more);
+}
+
 static void carry_out(Uplink *u, const UplinkSuspectPlan *plan) {
         static const char reason[] =
                 "the hub cuts the connection whenever it is sent, and takes others";
@@ -162,9 +176,7 @@ static void carry_out(Uplink *u, const UplinkSuspectPlan *plan) {
                 case UPLINK_SUSPECT_SET_ASIDE:
                         /* -ENOENT: it expired or was dropped just now, which serves as well. */
                         (void) outbox_set_aside(u->outbox, s->seq);
-                        log_info("Message %" PRIu64
-                                 " was first in flight at several cuts, trying others first",
-                                 s->seq);
+                        tell_set_aside(u, s->seq);
                         break;
                 case UPLINK_SUSPECT_UNSET_ASIDE:
                         if (outbox_unset_aside(u->outbox, s->seq) < 0)
@@ -750,6 +762,7 @@ int uplink_new(sd_event *event, Outbox *outbox, Credentials *credentials,
         u->options.window = MAX(options->window, 1U);
         uplink_logic_init(&u->logic, &times, u->options.window, now_usec(CLOCK_BOOTTIME));
         uplink_report_init(&u->report);
+        u->aside_rate = (LogRate) { .burst = 5, .interval_sec = 600 };
         /* Only a system without entropy at boot fails here; the address of the struct still tells
          * devices apart. */
         if (getrandom(&u->random, sizeof(u->random), GRND_NONBLOCK) != sizeof(u->random))

@@ -68,7 +68,7 @@ def two_wrong_keys_are_a_refusal_that_ends_with_a_right_one(folder):
         trouble = wait_trouble(s.daemon, "refused")
         assert "device exists and is enabled" in trouble["remedy"], trouble
         text = s.daemon.ctl("status").stdout
-        for words in ("Trouble", "refused: The hub refused the device", "Remedy", "tries"):
+        for words in ("Trouble", "refused: The hub refused the device", "Remedy", "Lasting"):
             assert words in text, text
         write_private(wrong, right)  # no signal, no restart: the file is read again
         wait_healed(s.daemon)

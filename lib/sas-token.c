@@ -14,35 +14,47 @@
 #define TOKEN_PREFIX "SharedAccessSignature "
 
 /* The signature of "SR\nSE" as base64. */
-static int sign(const char *key_base64, const char *sr, uint64_t expiry_sec, char **ret) {
+static int sign_bytes(const void *key, size_t key_size, const char *sr, uint64_t expiry_sec, char **ret) {
         _cleanup_free_ char *text = NULL;
         uint8_t signature[SIGNATURE_SIZE];
         unsigned signature_size = 0;
-        size_t key_size;
-        void *key;
-        int n, r;
+        int n;
 
+        if (key_size == 0 || key_size > INT_MAX)
+                return -EINVAL;
         n = asprintf(&text, "%s\n%" PRIu64, sr, expiry_sec);
         if (n < 0) {
                 text = NULL;
                 return -ENOMEM;
         }
-        r = base64_decode(key_base64, strlen(key_base64), &key, &key_size);
+        if (!HMAC(EVP_sha256(), key, (int) key_size, (uint8_t *) text, (size_t) n, signature, &signature_size) ||
+            signature_size != sizeof(signature))
+                return -ENOMEM; /* with arguments that are right nothing else is left to fail */
+        return base64_encode(signature, sizeof(signature), ret, NULL);
+}
+
+static int sign(const char *key, SasKeyForm form, const char *sr, uint64_t expiry_sec, char **ret) {
+        size_t key_size;
+        void *decoded;
+        int r;
+
+        if (form == SAS_KEY_TEXT)
+                return sign_bytes(key, strlen(key), sr, expiry_sec, ret);
+        r = base64_decode(key, strlen(key), &decoded, &key_size);
         if (r < 0)
                 return r;
-        if (key_size == 0 || key_size > INT_MAX)
-                r = -EINVAL;
-        else if (!HMAC(EVP_sha256(), key, (int) key_size, (uint8_t *) text, (size_t) n, signature, &signature_size) ||
-                 signature_size != sizeof(signature))
-                r = -ENOMEM; /* with arguments that are right nothing else is left to fail */
-        else
-                r = base64_encode(signature, sizeof(signature), ret, NULL);
-        explicit_bzero(key, key_size);
-        free(key);
+        r = sign_bytes(decoded, key_size, sr, expiry_sec, ret);
+        explicit_bzero(decoded, key_size);
+        free(decoded);
         return r;
 }
 
 int sas_token_make(const char *key_base64, const char *resource, uint64_t expiry_sec, const char *policy, char **ret) {
+        return sas_token_make_with(key_base64, SAS_KEY_BASE64, resource, expiry_sec, policy, ret);
+}
+
+int sas_token_make_with(const char *key, SasKeyForm form, const char *resource, uint64_t expiry_sec, const char *policy,
+                        char **ret) {
         /* Half a token opens no door, but a signature and its resource do. */
         _cleanup_(erase_and_freep) char *signature = NULL, *sig = NULL;
         _cleanup_free_ char *sr = NULL, *skn = NULL;
@@ -52,7 +64,7 @@ int sas_token_make(const char *key_base64, const char *resource, uint64_t expiry
         r = percent_encode(resource, strlen(resource), &sr);
         if (r < 0)
                 return r;
-        r = sign(key_base64, sr, expiry_sec, &signature);
+        r = sign(key, form, sr, expiry_sec, &signature);
         if (r < 0)
                 return r;
         r = percent_encode(signature, strlen(signature), &sig);
@@ -147,11 +159,15 @@ void sas_token_done(SasToken *t) {
 }
 
 int sas_token_verify(const SasToken *t, const char *key_base64) {
+        return sas_token_verify_with(t, key_base64, SAS_KEY_BASE64);
+}
+
+int sas_token_verify_with(const SasToken *t, const char *key, SasKeyForm form) {
         _cleanup_(erase_and_freep) char *expected = NULL;
         size_t n;
         int r;
 
-        r = sign(key_base64, t->sr, t->se_sec, &expected);
+        r = sign(key, form, t->sr, t->se_sec, &expected);
         if (r < 0)
                 return r;
         n = strlen(expected);

@@ -18,6 +18,17 @@ typedef struct SasToken {
  * 0, -EINVAL (key is not strict base64) or -ENOMEM. */
 int sas_token_make(const char *key_base64, const char *resource, uint64_t expiry_sec, const char *policy, char **ret);
 
+/* What of a shared access key signs: the hub takes the bytes that its base64 stands for, an Event Hubs endpoint the text
+ * itself, with the same policies and keys. */
+typedef enum SasKeyForm {
+        SAS_KEY_BASE64,
+        SAS_KEY_TEXT,
+} SasKeyForm;
+
+/* As sas_token_make(), which is the form SAS_KEY_BASE64. */
+int sas_token_make_with(const char *key, SasKeyForm form, const char *resource, uint64_t expiry_sec, const char *policy,
+                        char **ret);
+
 /* The resource a device or module signs for, not yet encoded: sas_token_make() encodes it, ids and all, exactly
  * once (vectors: "device id with punctuation"). module_id may be NULL. 0 or -ENOMEM. */
 int sas_resource_device(const char *host, const char *device_id, const char *module_id, char **ret);
@@ -29,3 +40,6 @@ void sas_token_done(SasToken *t);
 /* Whether sig is the signature of sr (as sent) and se under the key, compared in constant time.
  * 1 yes, 0 no, -EINVAL (bad key), -ENOMEM. Does not look at the clock. */
 int sas_token_verify(const SasToken *t, const char *key_base64);
+
+/* As sas_token_verify(), which is the form SAS_KEY_BASE64. */
+int sas_token_verify_with(const SasToken *t, const char *key, SasKeyForm form);

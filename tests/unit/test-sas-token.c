@@ -171,3 +171,19 @@ TEST(the_resource_of_a_device_and_of_a_module) {
         assert_ok(sas_resource_device("h", "d%41", "m", &module));
         ck_assert_str_eq(module, "h/devices/d%41/modules/m");
 }
+
+/* Goal: the key's text signs at an Event Hubs endpoint. The token was computed with Python's hmac. */
+TEST(the_text_of_a_key_signs_otherwise_than_its_bytes) {
+        static const char expected[] =
+                        "SharedAccessSignature sr=sb%3A%2F%2Fns.servicebus.windows.net%2Fentity"
+                        "&sig=CBftLzVHPgBRfmifemAq%2FzRekT4c2z0naYEORrhf%2FPY%3D&se=1893456000&skn=service";
+        _cleanup_(erase_and_freep) char *token = NULL;
+        _cleanup_(sas_token_done) SasToken t = {};
+
+        assert_ok(sas_token_make_with(KEY, SAS_KEY_TEXT, "sb://ns.servicebus.windows.net/entity", 1893456000,
+                                      "service", &token));
+        ck_assert_str_eq(token, expected);
+        assert_ok(sas_token_parse(token, &t));
+        ck_assert_int_eq(sas_token_verify_with(&t, KEY, SAS_KEY_TEXT), 1);
+        ck_assert_int_eq(sas_token_verify_with(&t, KEY, SAS_KEY_BASE64), 0);
+}

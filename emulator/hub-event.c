@@ -4,6 +4,7 @@
 
 #include "lib/base64.h"
 #include "lib/hub-message.h"
+#include "lib/json-text.h"
 #include "lib/utf8.h"
 
 /* Names of the system properties as event consumers know them. */
@@ -23,41 +24,17 @@ static int append_literal(Buffer *out, const char *s) {
         return buffer_append_string(out, s);
 }
 
-/* A JSON string. Valid UTF-8 passes as it is, so the common case is one copy. */
-static int append_string(Buffer *out, const char *s, size_t n) {
-        size_t from = 0;
-        int r;
-
-        r = append_literal(out, "\"");
-        for (size_t i = 0; i < n && r >= 0; i++) {
-                unsigned char c = (unsigned char) s[i];
-
-                if (c >= 0x20 && c != '"' && c != '\\')
-                        continue;
-                r = buffer_append(out, s + from, i - from);
-                if (r >= 0)
-                        r = c >= 0x20 ? buffer_appendf(out, "\\%c", c)
-                                      : buffer_appendf(out, "\\u%04x", c);
-                from = i + 1;
-        }
-        if (r >= 0)
-                r = buffer_append(out, s + from, n - from);
-        if (r >= 0)
-                r = append_literal(out, "\"");
-        return r;
-}
-
 static int append_member(Buffer *out, bool *first, const char *name, const char *value) {
         int r;
 
         r = append_literal(out, *first ? "" : ",");
         *first = false;
         if (r >= 0)
-                r = append_string(out, name, strlen(name));
+                r = json_text_append_string(out, name, strlen(name));
         if (r >= 0)
                 r = append_literal(out, ":");
         if (r >= 0)
-                r = append_string(out, value, strlen(value));
+                r = json_text_append_string(out, value, strlen(value));
         return r;
 }
 
@@ -106,7 +83,7 @@ static int append_body(Buffer *out, const void *body, size_t n) {
 
         if (utf8_is_valid(body, n)) {
                 r = append_literal(out, ",\"body\":");
-                return r < 0 ? r : append_string(out, body, n);
+                return r < 0 ? r : json_text_append_string(out, body, n);
         }
         r = base64_encode(body, n, &text, &text_size);
         if (r < 0)
@@ -138,11 +115,11 @@ static int append_head(const HubEvent *e, uint64_t sequence, Buffer *out) {
 
         r = append_literal(out, "{\"deviceId\":");
         if (r >= 0)
-                r = append_string(out, e->device_id, strlen(e->device_id));
+                r = json_text_append_string(out, e->device_id, strlen(e->device_id));
         if (r >= 0 && e->module_id) {
                 r = append_literal(out, ",\"moduleId\":");
                 if (r >= 0)
-                        r = append_string(out, e->module_id, strlen(e->module_id));
+                        r = json_text_append_string(out, e->module_id, strlen(e->module_id));
         }
         if (r >= 0)
                 r = buffer_appendf(out,

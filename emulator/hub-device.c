@@ -472,7 +472,7 @@ int hub_device_to_json(const HubDevice *d, bool with_z, struct json_object **ret
         if (r >= 0)
                 r = hub_device_add_time(o, "lastActivityTime", d->last_activity_usec, with_z);
         if (r >= 0)
-                r = json_add_u64(o, "cloudToDeviceMessageCount", 0);
+                r = json_add_u64(o, "cloudToDeviceMessageCount", d->n_c2d);
         if (r >= 0)
                 r = add_authentication(o, d);
         if (r >= 0 && !d->module_id)

@@ -39,6 +39,8 @@ typedef struct HubDevice {
         char *managed_by;   /* modules; or NULL */
         char *twin;         /* as hub-twin.h writes it; NULL: never written to */
 
+        uint64_t n_c2d; /* messages that wait for it; kept beside the identity */
+
         /* What the connections tell; not kept on disk. */
         bool connected;
         usec_t connection_updated_usec, last_activity_usec; /* realtime; 0: never */

@@ -3,15 +3,14 @@
  * range of it. Numbers and texts are columns, the twin is the JSON text of hub-twin.h. A database and
  * not a log of our own, because 100,000 identities must not be read at the start, nor stay in
  * memory, and what keeps it whole in a power cut is well kept by others. */
-#include "emulator/hub-store.h"
+#include "emulator/hub-store-c2d.h"
+#include "emulator/hub-store-private.h"
 
 #include <assert.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 
-#include <sqlite3.h>
-
-#define SCHEMA_VERSION 1
+#define SCHEMA_VERSION 2 /* 1 had no messages to devices; a file of it gets their tables */
 #define BUSY_TIMEOUT_MSEC 10000 /* somebody looks into the file with a tool of SQLite */
 
 static const char schema[] =
@@ -24,12 +23,24 @@ static const char schema[] =
         "CREATE INDEX IF NOT EXISTS identity_status ON identity (enabled) WHERE module = '';"
         "CREATE TABLE IF NOT EXISTS policy (name TEXT PRIMARY KEY, primary_key TEXT NOT NULL,"
         " secondary_key TEXT NOT NULL);"
-        "CREATE TABLE IF NOT EXISTS number (name TEXT PRIMARY KEY, value INTEGER NOT NULL);";
+        "CREATE TABLE IF NOT EXISTS number (name TEXT PRIMARY KEY, value INTEGER NOT NULL);"
+        "CREATE TABLE IF NOT EXISTS c2d (sequence INTEGER PRIMARY KEY AUTOINCREMENT,"
+        " device TEXT NOT NULL, module TEXT NOT NULL, generation INTEGER NOT NULL,"
+        " enqueued INTEGER NOT NULL, expires INTEGER NOT NULL, ack TEXT NOT NULL, message_id TEXT,"
+        " bag TEXT NOT NULL, body BLOB NOT NULL);"
+        "CREATE INDEX IF NOT EXISTS c2d_queue ON c2d (device, module, sequence);"
+        "CREATE INDEX IF NOT EXISTS c2d_expires ON c2d (expires);"
+        "CREATE TABLE IF NOT EXISTS feedback (id INTEGER PRIMARY KEY AUTOINCREMENT,"
+        " device TEXT NOT NULL, generation INTEGER NOT NULL, message_id TEXT,"
+        " status TEXT NOT NULL, time INTEGER NOT NULL, batch INTEGER, locked_until INTEGER);";
 
 #define COLUMNS                                                                                    \
         "device, module, generation, etag, enabled, status_reason, status_updated, auth, "         \
         "primary_key, secondary_key, primary_thumbprint, secondary_thumbprint, iot_edge, scope, "  \
         "parent_scope, managed_by, twin"
+#define COLUMNS_AND_COUNT                                                                          \
+        COLUMNS ", (SELECT count(*) FROM c2d WHERE c2d.device = identity.device "                  \
+                "AND c2d.module = identity.module)"
 
 typedef enum Query {
         QUERY_BEGIN,
@@ -54,18 +65,18 @@ static const char *const query_texts[_QUERY_MAX] = {
         [QUERY_BEGIN] = "BEGIN IMMEDIATE",
         [QUERY_COMMIT] = "COMMIT",
         [QUERY_ROLLBACK] = "ROLLBACK",
-        [QUERY_GET] = "SELECT " COLUMNS " FROM identity WHERE device = ?1 AND module = ?2",
+        [QUERY_GET] = "SELECT " COLUMNS_AND_COUNT " FROM identity WHERE device = ?1 AND module = ?2",
         [QUERY_PUT] = "INSERT OR REPLACE INTO identity (" COLUMNS ") "
                       "VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17)",
         [QUERY_DELETE] = "DELETE FROM identity WHERE device = ?1 AND module = ?2",
         [QUERY_DELETE_ALL] = "DELETE FROM identity WHERE device = ?1",
-        [QUERY_WALK_DEVICES] = "SELECT " COLUMNS " FROM identity "
+        [QUERY_WALK_DEVICES] = "SELECT " COLUMNS_AND_COUNT " FROM identity "
                                "WHERE (device, module) > (?1, ?2) AND module = '' "
                                "ORDER BY device, module LIMIT ?3",
-        [QUERY_WALK_MODULES] = "SELECT " COLUMNS " FROM identity "
+        [QUERY_WALK_MODULES] = "SELECT " COLUMNS_AND_COUNT " FROM identity "
                                "WHERE (device, module) > (?1, ?2) AND module != '' "
                                "ORDER BY device, module LIMIT ?3",
-        [QUERY_WALK_MODULES_OF] = "SELECT " COLUMNS " FROM identity "
+        [QUERY_WALK_MODULES_OF] = "SELECT " COLUMNS_AND_COUNT " FROM identity "
                                   "WHERE device = ?1 AND module > ?2 "
                                   "ORDER BY module LIMIT ?3",
         [QUERY_COUNT] = "SELECT enabled, count(*) FROM identity WHERE module = '' GROUP BY enabled",
@@ -76,12 +87,9 @@ static const char *const query_texts[_QUERY_MAX] = {
                              "VALUES (?1, ?2, ?3)",
 };
 
-struct HubStore {
-        sqlite3 *db;
-        sqlite3_stmt *statements[_QUERY_MAX];
-};
+static_assert(_QUERY_MAX <= HUB_STORE_STATEMENTS_MAX, "HUB_STORE_STATEMENTS_MAX");
 
-static int errno_from_sqlite(int k) {
+int errno_from_sqlite(int k) {
         switch (k & 0xff) {
         case SQLITE_OK:
         case SQLITE_ROW:
@@ -104,6 +112,8 @@ HubStore *hub_store_free(HubStore *s) {
                 return NULL;
         for (size_t i = 0; i < _QUERY_MAX; i++)
                 (void) sqlite3_finalize(s->statements[i]); /* repeats an error that was told */
+        for (size_t i = 0; i < HUB_STORE_STATEMENTS_MAX; i++)
+                (void) sqlite3_finalize(s->c2d_statements[i]);
         (void) sqlite3_close(s->db); /* no statement is left that could keep it open */
         free(s);
         return NULL;
@@ -145,8 +155,17 @@ static int prepare_database(HubStore *s) {
         if (found < SCHEMA_VERSION) {
                 k = sqlite3_exec(s->db, schema, NULL, NULL, NULL);
                 if (k == SQLITE_OK)
-                        k = sqlite3_exec(s->db, "PRAGMA user_version = 1", NULL, NULL, NULL);
+                        k = sqlite3_exec(s->db, "PRAGMA user_version = 2", NULL, NULL, NULL);
         }
+        return errno_from_sqlite(k);
+}
+
+int hub_store_prepare(HubStore *s, const char *const *texts, size_t n, sqlite3_stmt **ret) {
+        int k = SQLITE_OK;
+
+        for (size_t i = 0; k == SQLITE_OK && i < n; i++)
+                k = sqlite3_prepare_v3(s->db, texts[i], -1, SQLITE_PREPARE_PERSISTENT, ret + i,
+                                       NULL);
         return errno_from_sqlite(k);
 }
 
@@ -167,47 +186,49 @@ int hub_store_open(int dir_fd, HubStore **ret) {
                 return r;
         (void) sqlite3_busy_timeout(s->db, BUSY_TIMEOUT_MSEC); /* cannot fail on an open database */
         r = prepare_database(s);
-        for (size_t i = 0; r >= 0 && i < _QUERY_MAX; i++)
-                r = errno_from_sqlite(sqlite3_prepare_v3(s->db, query_texts[i], -1,
-                                                         SQLITE_PREPARE_PERSISTENT,
-                                                         s->statements + i, NULL));
+        if (r >= 0)
+                r = hub_store_prepare(s, query_texts, _QUERY_MAX, s->statements);
+        if (r >= 0)
+                r = hub_store_prepare_c2d(s);
         if (r < 0)
                 return r;
         *ret = TAKE_PTR(s);
         return 0;
 }
 
-static sqlite3_stmt *statement(HubStore *s, Query q) {
-        (void) sqlite3_reset(s->statements[q]); /* repeats the error of the last run, which was told */
-        (void) sqlite3_clear_bindings(s->statements[q]);
-        return s->statements[q];
+sqlite3_stmt *hub_store_fresh(sqlite3_stmt *q) {
+        (void) sqlite3_reset(q); /* repeats the error of the last run, which was told */
+        (void) sqlite3_clear_bindings(q);
+        return q;
 }
 
-/* For statements that give no rows. */
-static int run(sqlite3_stmt *q) {
+static sqlite3_stmt *statement(HubStore *s, Query q) {
+        return hub_store_fresh(s->statements[q]);
+}
+
+int hub_store_run(sqlite3_stmt *q) {
         int k = sqlite3_step(q);
 
         (void) sqlite3_reset(q); /* k says it */
         return errno_from_sqlite(k);
 }
 
-/* Bound texts outlive the run: they are the caller's arguments. */
-static int bind_text(sqlite3_stmt *q, int i, const char *s) {
+int bind_text(sqlite3_stmt *q, int i, const char *s) {
         return s ? sqlite3_bind_text(q, i, s, -1, SQLITE_STATIC) : sqlite3_bind_null(q, i);
 }
 
-static int bind_number(sqlite3_stmt *q, int i, uint64_t n) {
+int bind_number(sqlite3_stmt *q, int i, uint64_t n) {
         return sqlite3_bind_int64(q, i, (sqlite3_int64) n);
 }
 
 int hub_store_begin(HubStore *s) {
-        return run(statement(s, QUERY_BEGIN));
+        return hub_store_run(statement(s, QUERY_BEGIN));
 }
 
 int hub_store_commit(HubStore *s) {
         int r;
 
-        r = run(statement(s, QUERY_COMMIT));
+        r = hub_store_run(statement(s, QUERY_COMMIT));
         if (r < 0)
                 hub_store_rollback(s);
         return r;
@@ -215,11 +236,10 @@ int hub_store_commit(HubStore *s) {
 
 void hub_store_rollback(HubStore *s) {
         if (!sqlite3_get_autocommit(s->db)) /* a failure can have rolled back by itself */
-                (void) run(statement(s, QUERY_ROLLBACK));
+                (void) hub_store_run(statement(s, QUERY_ROLLBACK));
 }
 
-/* 0 or -ENOMEM; *ret is NULL for NULL. */
-static int column_text(sqlite3_stmt *q, int i, char **ret) {
+int column_text(sqlite3_stmt *q, int i, char **ret) {
         const unsigned char *s = sqlite3_column_text(q, i);
 
         if (!s)
@@ -264,6 +284,7 @@ static int read_row(sqlite3_stmt *q, HubDevice *ret) {
         d.enabled = sqlite3_column_int(q, 4) != 0;
         d.status_updated_usec = (usec_t) sqlite3_column_int64(q, 6);
         d.iot_edge = sqlite3_column_int(q, 12) != 0;
+        d.n_c2d = (uint64_t) sqlite3_column_int64(q, 17);
         d.auth = auth_from_string(strempty(auth));
         if (d.auth < 0 || !d.id)
                 return -EBADMSG;
@@ -303,15 +324,17 @@ int hub_store_put(HubStore *s, const HubDevice *d) {
             bind_text(q, 15, d->parent_scope) != SQLITE_OK ||
             bind_text(q, 16, d->managed_by) != SQLITE_OK || bind_text(q, 17, d->twin) != SQLITE_OK)
                 return -ENOMEM;
-        return run(q);
+        return hub_store_run(q);
 }
 
 int hub_store_delete(HubStore *s, const char *device, const char *module) {
         sqlite3_stmt *q = statement(s, module ? QUERY_DELETE : QUERY_DELETE_ALL);
+        int r;
 
         if (bind_text(q, 1, device) != SQLITE_OK || (module && bind_text(q, 2, module) != SQLITE_OK))
                 return -ENOMEM;
-        return run(q);
+        r = hub_store_run(q);
+        return r < 0 ? r : hub_store_c2d_clear(s, device, module, /* all_modules= */ !module);
 }
 
 int hub_store_walk(HubStore *s, HubStoreKind kind, const char *only_device, const char *device,
@@ -373,7 +396,7 @@ int hub_store_number_set(HubStore *s, const char *name, uint64_t value) {
 
         if (bind_text(q, 1, name) != SQLITE_OK || bind_number(q, 2, value) != SQLITE_OK)
                 return -ENOMEM;
-        return run(q);
+        return hub_store_run(q);
 }
 
 int hub_store_policy_get(HubStore *s, const char *name, char **ret_primary, char **ret_secondary) {
@@ -403,5 +426,5 @@ int hub_store_policy_put(HubStore *s, const char *name, const char *primary, con
         if (bind_text(q, 1, name) != SQLITE_OK || bind_text(q, 2, primary) != SQLITE_OK ||
             bind_text(q, 3, secondary) != SQLITE_OK)
                 return -ENOMEM;
-        return run(q);
+        return hub_store_run(q);
 }

@@ -1,5 +1,5 @@
-/* hub-store.h: the registry on disk: identities with their twins, policies, counters; SQLite stays
- * inside. A change is there whole or not at all, and after hub_store_commit() it survives a power cut.
+/* hub-store.h: the registry on disk: identities with their twins, policies, counters, and what
+ * hub-store-c2d.h adds; SQLite stays inside. A change is there whole or not at all, and after hub_store_commit() it survives a power cut.
  * Not for two threads at once. */
 #pragma once
 
@@ -27,7 +27,7 @@ int hub_store_get(HubStore *s, const char *device, const char *module, HubDevice
 /* Sets an identity, in place of the one of that id. 0 or -errno. */
 int hub_store_put(HubStore *s, const HubDevice *d);
 
-/* module NULL: the device and all its modules. 0 or -errno. */
+/* module NULL: the device and all its modules. The messages that wait for them go too. 0 or -errno. */
 int hub_store_delete(HubStore *s, const char *device, const char *module);
 
 typedef enum HubStoreKind {

@@ -109,7 +109,7 @@ static int add_head(struct json_object *o, const HubDevice *d, const HubTwin *t)
             hub_device_add_time(o, "statusUpdateTime", d->status_updated_usec, true) < 0 ||
             json_add_string(o, "connectionState", d->connected ? "Connected" : "Disconnected") < 0 ||
             hub_device_add_time(o, "lastActivityTime", d->last_activity_usec, true) < 0 ||
-            json_add_u64(o, "cloudToDeviceMessageCount", 0) < 0 ||
+            json_add_u64(o, "cloudToDeviceMessageCount", d->n_c2d) < 0 ||
             json_add_string(o, "authenticationType", hub_device_auth_name(d->auth)) < 0 ||
             hub_device_add_thumbprints(o, d) < 0)
                 return -ENOMEM;

@@ -10,8 +10,8 @@
 
 #include <openssl/rand.h>
 
+#include "emulator/hub-c2d-private.h"
 #include "emulator/hub-event.h"
-#include "emulator/hub-store.h"
 #include "emulator/line-log.h"
 #include "lib/fd-util.h"
 #include "lib/string-util.h"
@@ -67,6 +67,7 @@ struct Hub {
         HubNotice *notices;   /* a ring of NOTICES_MAX, made with the first */
         size_t first_notice, n_notices;
         atomic_bool has_notices;
+        HubC2d *c2d;
 
         LineLog events; /* the broker's thread */
         uint64_t next_sequence;
@@ -93,6 +94,7 @@ Hub *hub_free(Hub *h) {
         for (; h->n_notices > 0; h->n_notices--)
                 hub_notice_done(h->notices + h->first_notice++ % NOTICES_MAX);
         free(h->notices);
+        hub_c2d_free(h->c2d);
         hub_store_free(h->store);
         line_log_done(&h->events);
         buffer_done(&h->line);
@@ -258,6 +260,8 @@ int hub_open(int dir_fd, const char *host, Hub **ret) {
         if (r >= 0)
                 r = count_devices(h);
         if (r >= 0)
+                r = hub_c2d_new(h->store, &h->c2d);
+        if (r >= 0)
                 r = open_events(h);
         if (r < 0)
                 return r;
@@ -285,25 +289,33 @@ int hub_policy_get(Hub *h, const char *name, char **ret_primary, char **ret_seco
         return -ENOENT;
 }
 
-static void lock(Hub *h) {
+void hub_lock(Hub *h) {
         (void) pthread_mutex_lock(&h->mutex); /* a recursive one, never locked too often */
 }
 
-static void unlock(Hub *h) {
+void hub_unlock(Hub *h) {
         (void) pthread_mutex_unlock(&h->mutex);
+}
+
+HubStore *hub_store(Hub *h) {
+        return h->store;
+}
+
+HubC2d *hub_c2d(Hub *h) {
+        return h->c2d;
 }
 
 /* Transactions nest: the outermost commits. */
 int hub_begin(Hub *h) {
         int r = 0;
 
-        lock(h);
+        hub_lock(h);
         if (h->depth == 0) {
                 h->failed = false;
                 r = hub_store_begin(h->store);
         }
         if (r < 0)
-                unlock(h);
+                hub_unlock(h);
         else
                 h->depth++;
         return r;
@@ -325,7 +337,7 @@ int hub_end(Hub *h, int result) {
                 if (h->failed)
                         (void) count_devices(h); /* a disk that fails is told with what comes next */
         }
-        unlock(h);
+        hub_unlock(h);
         return result;
 }
 
@@ -370,9 +382,9 @@ static int get_locked(Hub *h, const char *id, const char *module_id, HubDevice *
 int hub_device_get(Hub *h, const char *id, const char *module_id, HubDevice *ret) {
         int r;
 
-        lock(h);
+        hub_lock(h);
         r = get_locked(h, id, module_id, ret);
-        unlock(h);
+        hub_unlock(h);
         return r;
 }
 
@@ -512,11 +524,11 @@ char *hub_take_cut(Hub *h) {
 
         if (!atomic_load(&h->has_cuts))
                 return NULL;
-        lock(h);
+        hub_lock(h);
         if (h->n_cuts > 0)
                 id = h->cuts[--h->n_cuts];
         atomic_store(&h->has_cuts, h->n_cuts > 0);
-        unlock(h);
+        hub_unlock(h);
         return id;
 }
 
@@ -610,6 +622,7 @@ static int update_locked(Hub *h, const HubDevice *d, const uint64_t *if_etag, Hu
         made.etag = h->last_etag + 1;
         made.status_updated_usec = made.enabled != old.enabled ? now_usec(CLOCK_REALTIME)
                                                                : old.status_updated_usec;
+        made.n_c2d = old.n_c2d;
         made.connected = old.connected;
         made.connection_updated_usec = old.connection_updated_usec;
         made.last_activity_usec = old.last_activity_usec;
@@ -703,9 +716,9 @@ static int add_notice_locked(Hub *h, const HubNotice *n) {
 int hub_notice_add(Hub *h, const HubNotice *n) {
         int r;
 
-        lock(h);
+        hub_lock(h);
         r = add_notice_locked(h, n);
-        unlock(h);
+        hub_unlock(h);
         return r;
 }
 
@@ -714,7 +727,7 @@ int hub_notice_take(Hub *h, HubNotice *ret) {
 
         if (!atomic_load(&h->has_notices))
                 return 0;
-        lock(h);
+        hub_lock(h);
         if (h->n_notices > 0) {
                 *ret = h->notices[h->first_notice];
                 h->first_notice = (h->first_notice + 1) % NOTICES_MAX;
@@ -722,7 +735,7 @@ int hub_notice_take(Hub *h, HubNotice *ret) {
                 r = 1;
         }
         atomic_store(&h->has_notices, h->n_notices > 0);
-        unlock(h);
+        hub_unlock(h);
         return r;
 }
 
@@ -746,11 +759,11 @@ int hub_walk(Hub *h, const HubRange *range, size_t max,
         Walk w = { h, on_identity, userdata };
         int r;
 
-        lock(h);
+        hub_lock(h);
         r = hub_store_walk(h->store, range->modules ? HUB_STORE_MODULES : HUB_STORE_DEVICES,
                            range->only_device, range->device_id, range->module_id, max, walk_step,
                            &w);
-        unlock(h);
+        hub_unlock(h);
         return r;
 }
 
@@ -758,10 +771,10 @@ int hub_device_count(Hub *h, uint64_t *ret_enabled, uint64_t *ret_disabled,
                      uint64_t *ret_connected) {
         int r;
 
-        lock(h);
+        hub_lock(h);
         r = hub_store_count(h->store, ret_enabled, ret_disabled);
         *ret_connected = h->n_connected;
-        unlock(h);
+        hub_unlock(h);
         return r;
 }
 
@@ -778,7 +791,7 @@ static Presence *make_presence(Hub *h, const char *client_id) {
 void hub_device_note(Hub *h, const char *client_id, bool connected, usec_t activity_usec) {
         Presence *p;
 
-        lock(h);
+        hub_lock(h);
         p = find_presence(h, client_id);
         if (!p && connected)
                 p = make_presence(h, client_id); /* without memory it is shown as offline */
@@ -791,7 +804,7 @@ void hub_device_note(Hub *h, const char *client_id, bool connected, usec_t activ
                 p->connected = connected;
                 p->last_activity_usec = MAX(p->last_activity_usec, activity_usec);
         }
-        unlock(h);
+        hub_unlock(h);
 }
 
 int hub_event_append(Hub *h, const HubEvent *e) {

@@ -329,7 +329,20 @@ void hub_link_stop(HubLink *l) {
 
 /* Clients. */
 
+/* Hands what waited for the client over, if it listens to methods now. Returns the calls for which
+ * there was no room, for end_calls(). */
+static Call *start_waiting(HubLink *l, const Client *client, const char *client_id) {
+        usec_t now = now_usec(CLOCK_MONOTONIC);
+
+        if (listens(client, HUB_LISTEN_METHODS))
+                for (Call *c = l->calls; c; c = c->next)
+                        if (!c->rid && streq(c->client_id, client_id) && start_call(l, c, now) < 0)
+                                c->error = -EBUSY;
+        return take_calls(l, client_id, has_failed, NULL);
+}
+
 int hub_link_connected(HubLink *l, const char *client_id, bool clean_session) {
+        Call *failed;
         Client *c;
         int r = 0;
 
@@ -351,7 +364,9 @@ int hub_link_connected(HubLink *l, const char *client_id, bool clean_session) {
                         *c = (Client){ 0 };
                 c->connected = true;
         }
+        failed = start_waiting(l, c, client_id);
         unlock(l);
+        end_calls(failed);
         return r;
 }
 
@@ -369,7 +384,6 @@ void hub_link_disconnected(HubLink *l, const char *client_id) {
 }
 
 void hub_link_subscribed(HubLink *l, const char *client_id, HubListen what) {
-        usec_t now = now_usec(CLOCK_MONOTONIC);
         Call *failed;
         Client *client;
 
@@ -377,12 +391,7 @@ void hub_link_subscribed(HubLink *l, const char *client_id, HubListen what) {
         client = find_client(l, client_id);
         if (client)
                 client->listens[what] = true;
-        /* Now those can start that waited for it. */
-        if (listens(client, HUB_LISTEN_METHODS))
-                for (Call *c = l->calls; c; c = c->next)
-                        if (!c->rid && streq(c->client_id, client_id) && start_call(l, c, now) < 0)
-                                c->error = -EBUSY;
-        failed = take_calls(l, client_id, has_failed, NULL);
+        failed = start_waiting(l, client, client_id);
         unlock(l);
         end_calls(failed);
 }

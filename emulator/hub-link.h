@@ -38,8 +38,8 @@ typedef enum HubListen {
 
 /* The broker's side: client ids are those of the CONNECT. */
 
-/* A new connection of a client. Without a clean session it listens to what it listened to before. 0
- * or -ENOMEM. */
+/* A new connection of a client. Without a clean session it listens to what it listened to before, and
+ * the calls that waited for it start. 0 or -ENOMEM. */
 int hub_link_connected(HubLink *l, const char *client_id, bool clean_session);
 
 /* Its open calls end with -ENOTCONN. */

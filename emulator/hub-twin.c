@@ -220,6 +220,7 @@ static int check_members(struct json_object *o, const char **reterr_text) {
 typedef struct Stamp {
         const char *time;
         uint64_t version;
+        bool only_time; /* Seen: what a device has reported carries no version. */
 } Stamp;
 
 static int stamp_metadata(struct json_object *metadata, const Stamp *s) {
@@ -227,7 +228,7 @@ static int stamp_metadata(struct json_object *metadata, const Stamp *s) {
                 return 0;
         if (json_add_string(metadata, "$lastUpdated", s->time) < 0)
                 return -ENOMEM;
-        return json_add_u64(metadata, "$lastUpdatedVersion", s->version);
+        return s->only_time ? 0 : json_add_u64(metadata, "$lastUpdatedVersion", s->version);
 }
 
 /* The metadata of a member: where there is none, a fresh one; fresh: also where there is one, because
@@ -399,7 +400,9 @@ int hub_twin_patch(HubTwin *t, struct json_object *patch, bool replace, usec_t n
 
 int hub_twin_report(HubTwin *t, struct json_object *patch, usec_t now_usec, const char **reterr_text) {
         char time[FORMAT_TIMESTAMP_MAX];
-        Stamp s = { .time = time, .version = hub_twin_properties_version(t->reported) + 1 };
+        Stamp s = { .time = time,
+                    .version = hub_twin_properties_version(t->reported) + 1,
+                    .only_time = true };
         int r;
 
         format_timestamp(time, sizeof(time), now_usec);

@@ -152,6 +152,27 @@ TEST(what_a_client_listens_to_outlives_its_connection_unless_the_session_is_clea
         ck_assert_int_eq(hub_link_send(l, "d", HUB_LISTEN_METHODS, "t", "x", 1), 0);
 }
 
+TEST(a_call_that_waits_starts_when_a_device_that_listened_comes_back) {
+        _cleanup_(hub_link_freep) HubLink *l = link_with("d");
+        _cleanup_free_ char *rid = NULL;
+        Result r;
+
+        hub_link_disconnected(l, "d");
+        assert_ok(call(l, "d", USEC_PER_HOUR, now_usec(CLOCK_MONOTONIC), &r));
+        ck_assert_ptr_null(hub_link_take(l));
+        assert_ok(hub_link_connected(l, "d", /* clean_session= */ false));
+        rid = take_rid(l, "d");
+        hub_link_answered(l, "d", rid, 200, NULL, 0);
+        assert_ended(&r, 0);
+
+        hub_link_disconnected(l, "d");
+        assert_ok(call(l, "d", USEC_PER_HOUR, now_usec(CLOCK_MONOTONIC), &r));
+        assert_ok(hub_link_connected(l, "d", /* clean_session= */ true));
+        ck_assert_ptr_null(hub_link_take(l));
+        hub_link_stop(l);
+        assert_ended(&r, -ECANCELED);
+}
+
 TEST(calls_and_packets_have_limits) {
         _cleanup_(hub_link_freep) HubLink *l = link_with("d");
         Result r[HUB_METHODS_OPEN_MAX + 1];

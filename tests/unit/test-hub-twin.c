@@ -38,6 +38,18 @@ TEST(a_new_twin_has_version_2_and_the_time_of_its_device) {
         assert_text(t.desired, "{\"$metadata\":{" STAMP "},\"$version\":1}");
 }
 
+TEST(what_a_device_reports_is_stamped_with_the_time_only) {
+        _cleanup_(hub_twin_done) HubTwin t = new_twin();
+        _cleanup_json_ struct json_object *p = json_tokener_parse("{\"a\":{\"b\":1}}");
+        const char *why;
+
+        assert_ok(hub_twin_report(&t, p, T0, &why));
+        assert_text(t.reported, "{\"a\":{\"b\":1},\"$metadata\":{" STAMP ",\"a\":{" STAMP ",\"b\":{" STAMP
+                                "}}},\"$version\":2}");
+        ck_assert_uint_eq(t.etag, 1);
+        ck_assert_uint_eq(t.version, 3);
+}
+
 TEST(patches_merge_and_null_deletes) {
         _cleanup_(hub_twin_done) HubTwin t = new_twin();
         const char *why;

@@ -110,11 +110,14 @@ static bool is_refused_for_good(void) {
 /* What keeps a key fails for other reasons, too, after it asked for the PIN: no free session, a reader
  * that starts anew. Then it is worth a try now and then, far fewer than lock it. */
 static bool is_about_pin(const char *reason) {
-        static const char *const words[] = { "pin", "auth", "login", "passw", "passphrase" };
+        /* Beginnings of words, but the first: that one begins "pinned", too. */
+        static const char *const words[] = { "pin", "auth", "login", "passw" };
 
         for (size_t i = 0; i < ELEMENTSOF(words); i++)
-                if (strcasestr(reason, words[i]))
-                        return true;
+                for (const char *p = reason; (p = strcasestr(p, words[i])); p++)
+                        if ((p == reason || !isalpha((unsigned char) p[-1])) &&
+                            (i > 0 || !isalpha((unsigned char) p[strlen(words[i])])))
+                                return true;
         return false;
 }
 

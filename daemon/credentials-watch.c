@@ -6,13 +6,27 @@
 #include "daemon/log.h"
 #include "lib/fd-util.h"
 
-/* IN_CREATE is for symbolic links, which are made and replaced without being written to. */
-#define EVENTS (IN_CLOSE_WRITE | IN_MOVED_TO | IN_CREATE | IN_ATTRIB | IN_ONLYDIR)
+/* IN_CREATE is for symbolic links, which are made and replaced without being written to. The folder
+ * itself may be taken away and another put in its place: *_SELF. */
+#define FOLDER_EVENTS                                                                              \
+        (IN_CLOSE_WRITE | IN_MOVED_TO | IN_CREATE | IN_ATTRIB | IN_DELETE_SELF | IN_MOVE_SELF |    \
+         IN_ONLYDIR)
+
+/* Of the nearest folder above one that is not there. */
+#define ABOVE_EVENTS                                                                               \
+        (IN_CREATE | IN_MOVED_TO | IN_ATTRIB | IN_DELETE_SELF | IN_MOVE_SELF | IN_ONLYDIR)
+
+typedef struct Folder {
+        char *path;
+        int wd; /* what is watched for it: itself or a folder above; -1: nothing */
+} Folder;
 
 struct CredentialsWatch {
         CredentialsChanged changed;
         void *userdata;
         int fd;
+        Folder *folders;
+        size_t n_folders;
         sd_event_source *io_source, *timer_source;
         usec_t delay_usec, looked_usec; /* CLOCK_BOOTTIME */
 };
@@ -22,6 +36,61 @@ static void drain(int fd) {
 
         while (read(fd, buf, sizeof(buf)) > 0)
                 ; /* which file it was does not matter: links lead to others */
+}
+
+/* Cuts the last part off a path: "/a/b" to "/a", "/a" to "/", "a" to ".". False: nothing is above. */
+static bool go_up(char *path) {
+        char *slash = strrchr(path, '/');
+
+        if (streq(path, "/") || streq(path, "."))
+                return false;
+        if (!slash)
+                strcpy(path, ".");
+        else
+                slash[slash == path] = '\0';
+        return true;
+}
+
+/* What is made between the two looks at a missing folder would be overlooked, so it is looked at again
+ * once the one above is watched. */
+static int add_watch(int fd, const char *path) {
+        _cleanup_free_ char *above = NULL;
+        int wd, wd_above = -1;
+
+        wd = inotify_add_watch(fd, path, FOLDER_EVENTS | IN_MASK_ADD);
+        if (wd >= 0)
+                return wd;
+        above = strdup(path);
+        if (!above)
+                return -1;
+        while (wd_above < 0 && go_up(above))
+                wd_above = inotify_add_watch(fd, above, ABOVE_EVENTS | IN_MASK_ADD);
+        wd = inotify_add_watch(fd, path, FOLDER_EVENTS | IN_MASK_ADD);
+        return wd >= 0 ? wd : wd_above;
+}
+
+static bool is_needed(const CredentialsWatch *w, int wd) {
+        for (size_t i = 0; i < w->n_folders; i++)
+                if (w->folders[i].wd == wd)
+                        return true;
+        return false;
+}
+
+/* Watches what the paths lead to now. A watch belongs to a folder and not to its name, so one that was
+ * replaced has to be found anew. */
+static void follow_paths(CredentialsWatch *w) {
+        for (size_t i = 0; i < w->n_folders; i++) {
+                Folder *f = w->folders + i;
+                int old = f->wd;
+
+                f->wd = add_watch(w->fd, f->path);
+                if (f->wd < 0)
+                        log_debug("Cannot watch %s for new credentials, SIGHUP tells of them",
+                                  f->path);
+                /* One that is gone already is no fault. */
+                if (old >= 0 && !is_needed(w, old))
+                        (void) inotify_rm_watch(w->fd, old);
+        }
 }
 
 /* What happens from now on until the timer is gathered by the kernel. */
@@ -43,6 +112,7 @@ static int on_timer(sd_event_source *s, uint64_t usec, void *userdata) {
         CredentialsWatch *w = userdata;
 
         drain(w->fd); /* before the look, so that what comes during it is a new sign */
+        follow_paths(w);
         w->looked_usec = now_usec(CLOCK_BOOTTIME);
         w->delay_usec = w->changed(w->userdata) ?
                                         CREDENTIALS_WATCH_USEC_MIN :
@@ -50,19 +120,16 @@ static int on_timer(sd_event_source *s, uint64_t usec, void *userdata) {
         return sd_event_source_set_enabled(w->io_source, SD_EVENT_ON);
 }
 
-static int watch_folder_of(CredentialsWatch *w, const char *path) {
-        const char *slash = strrchr(path, '/');
-        _cleanup_free_ char *folder = NULL;
+static int add_folder_of(CredentialsWatch *w, const char *file) {
+        _cleanup_free_ char *path = strdup(file);
 
-        if (!slash)
-                folder = strdup(".");
-        else
-                folder = strndup(path, slash > path ? (size_t) (slash - path) : 1);
-        if (!folder)
+        if (!path)
                 return -ENOMEM;
-        /* The same folder twice is one watch. */
-        if (inotify_add_watch(w->fd, folder, EVENTS) < 0)
-                log_debug("Cannot watch %s for new credentials, SIGHUP tells of them", folder);
+        (void) go_up(path);
+        for (size_t i = 0; i < w->n_folders; i++)
+                if (streq(w->folders[i].path, path))
+                        return 0;
+        w->folders[w->n_folders++] = (Folder){ .path = TAKE_PTR(path), .wd = -1 };
         return 0;
 }
 
@@ -80,8 +147,12 @@ int credentials_watch_new(sd_event *event, const char *const *paths, size_t n_pa
         w->fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
         if (w->fd < 0)
                 return -errno;
+        w->folders = calloc(MAX(n_paths, 1U), sizeof(*w->folders));
+        if (!w->folders)
+                return -ENOMEM;
         for (size_t i = 0; i < n_paths && r >= 0; i++)
-                r = watch_folder_of(w, paths[i]);
+                r = add_folder_of(w, paths[i]);
+        follow_paths(w);
         if (r >= 0)
                 r = sd_event_add_io(event, &w->io_source, w->fd, EPOLLIN, on_sign, w);
         if (r >= 0)
@@ -101,6 +172,9 @@ CredentialsWatch *credentials_watch_free(CredentialsWatch *w) {
         sd_event_source_disable_unref(w->io_source);
         sd_event_source_disable_unref(w->timer_source);
         safe_close(w->fd);
+        for (size_t i = 0; i < w->n_folders; i++)
+                free(w->folders[i].path);
+        free(w->folders);
         free(w);
         return NULL;
 }

@@ -19,7 +19,9 @@ typedef bool (*CredentialsChanged)(void *userdata);
 #define CREDENTIALS_WATCH_USEC_MIN (200 * USEC_PER_MSEC)
 #define CREDENTIALS_WATCH_USEC_MAX (30 * USEC_PER_SEC)
 
-/* paths: the files, n of them; their folders are remembered. 0, or -errno. */
+/* paths: the files, n of them; their folders are remembered. One that is missing, or taken away and
+ * replaced, is taken up as soon as it is there; only links on the way to it that are pointed elsewhere
+ * are not seen. 0, or -errno. */
 int credentials_watch_new(sd_event *event, const char *const *paths, size_t n_paths,
                           CredentialsChanged changed, void *userdata, CredentialsWatch **ret);
 CredentialsWatch *credentials_watch_free(CredentialsWatch *w);

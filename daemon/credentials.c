@@ -233,10 +233,10 @@ static void set_problem(Credentials *c, Role role, char *problem, bool is_read) 
         Source *s = &c->sources[role];
 
         if (problem && c->n_keys > 0 && !same_text(problem, s->problem))
-                log_warning("%s. %s", problem,
-                            is_read     ? "It is not used" :
-                            s->identity ? "The credentials read before stay in use" :
-                                          "The other connection string is used alone");
+                log_event(LOG_WARNING, MSG_CREDENTIALS_UNUSABLE, NULL, "%s. %s", problem,
+                          is_read     ? "It is not used" :
+                          s->identity ? "The credentials read before stay in use" :
+                                        "The other connection string is used alone");
         free(s->problem);
         s->problem = problem;
 }
@@ -290,7 +290,8 @@ static int reload_certificate(Credentials *c) {
         if (primary && primary->string.x509)
                 r = read_certificate(c, &fresh, &problem);
         if (problem && c->certificate && !same_text(problem, c->certificate_problem))
-                log_warning("%s. The certificate read before stays in use", problem);
+                log_event(LOG_WARNING, MSG_CREDENTIALS_UNUSABLE, NULL,
+                          "%s. The certificate read before stays in use", problem);
         free(c->certificate_problem);
         c->certificate_problem = TAKE_PTR(problem);
         if (r < 0 || client_certificate_equal(c->certificate, fresh))

@@ -41,6 +41,7 @@
 #define MSG_KEY_EXPOSED "b9806615303444268b3fcdbed1637046"
 #define MSG_FAILED "0e572822946e41a6b14716759b6a24a9"
 #define MSG_RELOADED "7b633e7d8a9744daba190211624a8e62"
+#define MSG_CREDENTIALS_UNUSABLE "65142dda6eba4bb69b8e55a32a531b61"
 
 typedef enum LogTarget {
         LOG_TARGET_AUTO, /* journal if stderr is connected to it (JOURNAL_STREAM), else stderr */

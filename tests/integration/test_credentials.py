@@ -78,6 +78,33 @@ def a_link_that_is_pointed_elsewhere_is_a_change(folder):
 
 
 @test
+def a_folder_that_appears_or_is_replaced_is_watched(folder):
+    with Hub(folder) as hub:
+        place = os.path.join(folder, "etc", "keys")
+        path = os.path.join(place, "device")
+        first = hub.create_device()
+        with Daemon(folder, hub, path) as d:
+            wait_until(lambda: d.status()["connectionState"] == "holding", "the daemon waits for credentials")
+            os.makedirs(os.path.join(folder, "new"))
+            os.rename(first, os.path.join(folder, "new", "device"))
+            os.mkdir(os.path.dirname(place))
+            os.rename(os.path.join(folder, "new"), place)
+            wait_until(lambda: d.log().count(CHANGED) == 1, "the folder that came is seen")
+            d.wait_connected()
+
+            fresh = os.path.join(folder, "fresh")
+            os.mkdir(fresh)
+            write_private(os.path.join(fresh, "device"), connection_string(hub, secondary=True))
+            os.rename(place, f"{place}.old")
+            os.rename(fresh, place)
+            wait_until(lambda: d.log().count(CHANGED) == 2, "the folder in its place is seen")
+            write_private(path, connection_string(hub))
+            wait_until(lambda: d.log().count(CHANGED) == 3, "the new folder is watched")
+            d.ctl("send", "reading 0")
+            assert_delivered(lines(1), hub.events.wait_count(1))
+
+
+@test
 def a_bad_file_is_named_once_and_the_connection_stays(folder):
     with Setup(folder) as s:
         path = s.daemon.settings["connection_string_file"]

@@ -8,6 +8,7 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 
+#include "emulator/hub-report.h"
 #include "lib/buffer.h"
 #include "lib/fd-util.h"
 
@@ -86,6 +87,7 @@ static int write_config(const BrokerOptions *o, const char *plugin) {
                            "plugin_opt_secret %s\n"
                            "plugin_opt_token_grace %" PRIu64 "\n"
                            "plugin_opt_ready_fd %d\n"
+                           "plugin_opt_report_fd %d\n"
                            "persistence false\n"
                            "sys_interval 0\n"
                            "connection_messages false\n"
@@ -93,7 +95,7 @@ static int write_config(const BrokerOptions *o, const char *plugin) {
                            "log_dest stderr\n"
                            "log_type error\n",
                            PACKET_BYTES_MAX, plugin, o->host, o->secret, o->token_grace_sec,
-                           READY_FD);
+                           READY_FD, HUB_REPORT_FD);
         /* As root it would change to a user who may not read the state; that also clears the death
          * signal. */
         if (r >= 0 && geteuid() == 0)
@@ -118,8 +120,21 @@ static void preload_sanitizer(void) {
 }
 #endif
 
-static void run_broker(const char *mosquitto, int ready_fd, pid_t parent) __attribute__((noreturn));
-static void run_broker(const char *mosquitto, int ready_fd, pid_t parent) {
+/* Descriptors for the plugin, at the numbers that it is told. 0 or -1. */
+static int place_fds(int ready_fd, int report_fd) {
+        /* Neither may sit where the other goes. */
+        int ready = fcntl(ready_fd, F_DUPFD_CLOEXEC, HUB_REPORT_FD + 1),
+            report = fcntl(report_fd, F_DUPFD_CLOEXEC, HUB_REPORT_FD + 1);
+
+        return ready < 0 || report < 0 || dup2(ready, READY_FD) < 0 ||
+                               dup2(report, HUB_REPORT_FD) < 0
+                       ? -1
+                       : 0;
+}
+
+static void run_broker(const char *mosquitto, int ready_fd, int report_fd, pid_t parent)
+                __attribute__((noreturn));
+static void run_broker(const char *mosquitto, int ready_fd, int report_fd, pid_t parent) {
         sigset_t none;
 
         /* The parent may die between fork() and prctl(). */
@@ -132,7 +147,7 @@ static void run_broker(const char *mosquitto, int ready_fd, pid_t parent) {
         (void) unsetenv("NOTIFY_SOCKET");
         /* A terminal's ^C goes to the main process, which stops the broker in order. */
         (void) setpgid(0, 0);
-        if (ready_fd == READY_FD ? fcntl(ready_fd, F_SETFD, 0) < 0 : dup2(ready_fd, READY_FD) < 0)
+        if (place_fds(ready_fd, report_fd) < 0)
                 _exit(EXIT_FAILURE);
 #ifdef __SANITIZE_ADDRESS__
         preload_sanitizer();
@@ -169,7 +184,7 @@ int broker_start(const BrokerOptions *o, pid_t *ret_pid, int *ret_ready_fd,
         if (pid < 0)
                 return -errno;
         if (pid == 0)
-                run_broker(mosquitto, child_fd, parent);
+                run_broker(mosquitto, child_fd, o->report_fd, parent);
 
         *ret_pid = pid;
         *ret_ready_fd = TAKE_FD(ready_fd);

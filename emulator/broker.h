@@ -13,10 +13,11 @@ typedef struct BrokerOptions {
         const char *host;
         const char *secret; /* as in hub-front.h */
         uint64_t token_grace_sec;
+        int report_fd;
 } BrokerOptions;
 
 /* Writes broker.conf into the working directory and starts the broker there. It dies with this
- * process, even by SIGKILL. *ret_ready_fd becomes readable: a newline when the broker listens, the
+ * process, even by SIGKILL. report_fd: the plugin's end of hub-report.h, borrowed. *ret_ready_fd becomes readable: a newline when the broker listens, the
  * end of file when it could not start. 0, -ENOENT (no mosquitto, or our plugin is missing:
  * *reterr_what tells), -ENOMEM or -errno. */
 int broker_start(const BrokerOptions *o, pid_t *ret_pid, int *ret_ready_fd,

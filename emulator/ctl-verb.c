@@ -2,12 +2,14 @@
 
 #include <getopt.h>
 
+#include "emulator/hub-c2d.h"
 #include "emulator/hub-counter.h"
 #include "emulator/hub-trouble.h"
 #include "lib/buffer.h"
 #include "lib/hub-topic.h"
 #include "lib/parse-util.h"
 #include "lib/string-util.h"
+#include "lib/utf8.h"
 
 #define INTERFACE "io.iothubd.emulator."
 #define RATE_MAX 1000000U
@@ -29,6 +31,13 @@ typedef enum Option {
         OPTION_COUNT,
         OPTION_TOTAL,
         OPTION_TIMEOUT,
+        OPTION_DUPLICATE,
+        OPTION_REJECT,
+        OPTION_EXCEED,
+        OPTION_MESSAGE_ID,
+        OPTION_ACK,
+        OPTION_TTL,
+        OPTION_PROPERTY,
         OPTION_HELP,
         _OPTION_MAX,
 } Option;
@@ -51,6 +60,13 @@ static const struct option option_table[_OPTION_MAX + 1] = {
         { "count", required_argument, NULL, OPTION_BASE + OPTION_COUNT },
         { "total", required_argument, NULL, OPTION_BASE + OPTION_TOTAL },
         { "timeout", required_argument, NULL, OPTION_BASE + OPTION_TIMEOUT },
+        { "duplicate", required_argument, NULL, OPTION_BASE + OPTION_DUPLICATE },
+        { "reject", required_argument, NULL, OPTION_BASE + OPTION_REJECT },
+        { "exceed", required_argument, NULL, OPTION_BASE + OPTION_EXCEED },
+        { "message-id", required_argument, NULL, OPTION_BASE + OPTION_MESSAGE_ID },
+        { "ack", required_argument, NULL, OPTION_BASE + OPTION_ACK },
+        { "ttl", required_argument, NULL, OPTION_BASE + OPTION_TTL },
+        { "property", required_argument, NULL, OPTION_BASE + OPTION_PROPERTY },
         { "help", no_argument, NULL, OPTION_BASE + OPTION_HELP },
         { NULL },
 };
@@ -58,6 +74,8 @@ static const struct option option_table[_OPTION_MAX + 1] = {
 typedef struct Parser {
         const char *values[_OPTION_MAX]; /* NULL: not given; "" for those without a value */
         const char *argument;            /* the verb's own, NULL where it has none */
+        const char *second;              /* likewise */
+        struct json_object *properties;  /* of --property, which may be repeated; NULL: none */
         const char *verb;
         struct json_object *o;       /* what the verb fills in */
         struct json_object *trouble; /* borrowed from o; NULL for verbs that set none */
@@ -179,17 +197,15 @@ static int add_kind(struct json_object *kinds, TroubleKind kind) {
         return 0;
 }
 
-/* Or ends those of two kinds, which may be the same; nothing but a device goes with that. */
-static int end_both(Parser *p, TroubleKind kind, TroubleKind other) {
+/* Or ends those of some kinds; nothing but a device goes with that. */
+static int end_all(Parser *p, const TroubleKind *which, size_t n) {
         struct json_object *kinds = json_object_new_array();
         int r;
 
         p->request->method = INTERFACE "EndTroubles";
         r = json_add(p->o, "kinds", kinds);
-        if (r >= 0)
-                r = add_kind(kinds, kind);
-        if (r >= 0 && other != kind)
-                r = add_kind(kinds, other);
+        for (size_t i = 0; r >= 0 && i < n; i++)
+                r = add_kind(kinds, which[i]);
         if (r < 0)
                 return r;
         for (Option i = 0; i < _OPTION_MAX; i++)
@@ -199,7 +215,7 @@ static int end_both(Parser *p, TroubleKind kind, TroubleKind other) {
 }
 
 static int end(Parser *p, TroubleKind kind) {
-        return end_both(p, kind, kind);
+        return end_all(p, &kind, 1);
 }
 
 static int set_or_end(Parser *p, TroubleKind kind) {
@@ -265,6 +281,7 @@ static int verb_refuse(Parser *p) {
 }
 
 static int verb_puback(Parser *p) {
+        static const TroubleKind both[] = { TROUBLE_PUBACK_DELAY, TROUBLE_PUBACK_DROP };
         bool delay = p->values[OPTION_DELAY], drop = p->values[OPTION_DROP],
              off = p->values[OPTION_OFF];
         int r;
@@ -272,11 +289,67 @@ static int verb_puback(Parser *p) {
         if (delay + drop + off != 1)
                 return bad(p, "one of --delay SPAN, --drop N and --off is needed");
         if (off)
-                return end_both(p, TROUBLE_PUBACK_DELAY, TROUBLE_PUBACK_DROP);
+                return end_all(p, both, ELEMENTSOF(both));
         r = set(p, delay ? TROUBLE_PUBACK_DELAY : TROUBLE_PUBACK_DROP);
         if (r >= 0)
                 r = put_span(p, p->trouble, "delayUSec", OPTION_DELAY);
         return r < 0 ? r : put_number(p, p->trouble, "count", OPTION_DROP, 1, TROUBLE_COUNT_MAX);
+}
+
+static int verb_c2d(Parser *p) {
+        static const struct {
+                Option option;
+                TroubleKind kind;
+        } table[] = {
+                { OPTION_DROP, TROUBLE_C2D_DROP },
+                { OPTION_DUPLICATE, TROUBLE_C2D_DUPLICATE },
+                { OPTION_REJECT, TROUBLE_C2D_REJECT },
+                { OPTION_EXCEED, TROUBLE_C2D_EXCEED },
+        };
+        TroubleKind kinds[ELEMENTSOF(table)];
+        size_t given = SIZE_MAX, n = p->values[OPTION_OFF] ? 1 : 0;
+        int r;
+
+        for (size_t i = 0; i < ELEMENTSOF(table); i++) {
+                kinds[i] = table[i].kind;
+                if (p->values[table[i].option]) {
+                        given = i;
+                        n++;
+                }
+        }
+        if (n != 1)
+                return bad(p, "one of --drop N, --duplicate N, --reject N, --exceed N and --off is "
+                              "needed");
+        if (given == SIZE_MAX)
+                return end_all(p, kinds, ELEMENTSOF(kinds));
+        r = set(p, kinds[given]);
+        return r < 0 ? r
+                     : put_number(p, p->trouble, "count", table[given].option, 1, TROUBLE_COUNT_MAX);
+}
+
+static int verb_send(Parser *p) {
+        const char *ack = p->values[OPTION_ACK];
+        int r;
+
+        p->request->method = INTERFACE "SendMessage";
+        if (hub_client_id_check(p->argument) < 0)
+                return bad(p, "\"%s\" is neither an id of a device nor DEVICE/MODULE", p->argument);
+        if (ack && hub_c2d_ack_from_string(ack) < 0)
+                return bad_value(p, OPTION_ACK, "none, positive, negative or full");
+        if (!utf8_is_valid(p->second, strlen(p->second)))
+                return bad(p, "the body is no valid UTF-8");
+        r = json_add_string(p->o, "device", p->argument);
+        if (r >= 0)
+                r = json_add_string(p->o, "body", p->second);
+        if (r >= 0)
+                r = json_add_string(p->o, "messageId", p->values[OPTION_MESSAGE_ID]);
+        if (r >= 0)
+                r = json_add_string(p->o, "ack", ack);
+        if (r >= 0)
+                r = put_span(p, p->o, "timeToLiveUSec", OPTION_TTL);
+        if (r >= 0 && p->properties)
+                r = json_add(p->o, "properties", json_object_get(p->properties));
+        return r;
 }
 
 static int verb_cut_on_marked(Parser *p) {
@@ -364,24 +437,32 @@ static int verb_wait(Parser *p) {
 static const struct {
         const char *name;
         const char *argument; /* NULL: none; "[...]": may be absent */
+        const char *second;   /* NULL: none */
         unsigned options;     /* beside --state and --help */
         int (*parse)(Parser *p);
 } verbs[] = {
-        { "quota", "on|off", DEVICE_AND_TIME, verb_quota },
-        { "basic-tier", "on|off", DEVICE_AND_TIME, verb_basic_tier },
-        { "throttle", "RATE|off",
+        { "quota", "on|off", NULL, DEVICE_AND_TIME, verb_quota },
+        { "basic-tier", "on|off", NULL, DEVICE_AND_TIME, verb_basic_tier },
+        { "throttle", "RATE|off", NULL,
           DEVICE_AND_TIME | BIT(OPTION_BURST) | BIT(OPTION_MAX_WAIT) | BIT(OPTION_CONNECTS),
           verb_throttle },
-        { "refuse", "N|off", DEVICE_AND_TIME | BIT(OPTION_CODE), verb_refuse },
-        { "puback", NULL, DEVICE_AND_TIME | BIT(OPTION_DELAY) | BIT(OPTION_DROP) | BIT(OPTION_OFF),
+        { "refuse", "N|off", NULL, DEVICE_AND_TIME | BIT(OPTION_CODE), verb_refuse },
+        { "puback", NULL, NULL, DEVICE_AND_TIME | BIT(OPTION_DELAY) | BIT(OPTION_DROP) | BIT(OPTION_OFF),
           verb_puback },
-        { "cut", "[all|DEVICE]", BIT(OPTION_RESET), verb_cut },
-        { "cut-on-marked", "TEXT|off", DEVICE_AND_TIME, verb_cut_on_marked },
-        { "silent", "on|off", DEVICE_AND_TIME, verb_silent },
-        { "certificate", "KIND|good", BIT(OPTION_FOR), verb_certificate },
-        { "clear", NULL, 0, verb_clear },
-        { "status", NULL, BIT(OPTION_DEVICE) | BIT(OPTION_JSON), verb_status },
-        { "wait", "COUNTER",
+        { "c2d", NULL, NULL,
+          DEVICE_AND_TIME | BIT(OPTION_DROP) | BIT(OPTION_DUPLICATE) | BIT(OPTION_REJECT) |
+                          BIT(OPTION_EXCEED) | BIT(OPTION_OFF),
+          verb_c2d },
+        { "send", "DEVICE", "BODY",
+          BIT(OPTION_MESSAGE_ID) | BIT(OPTION_ACK) | BIT(OPTION_TTL) | BIT(OPTION_PROPERTY),
+          verb_send },
+        { "cut", "[all|DEVICE]", NULL, BIT(OPTION_RESET), verb_cut },
+        { "cut-on-marked", "TEXT|off", NULL, DEVICE_AND_TIME, verb_cut_on_marked },
+        { "silent", "on|off", NULL, DEVICE_AND_TIME, verb_silent },
+        { "certificate", "KIND|good", NULL, BIT(OPTION_FOR), verb_certificate },
+        { "clear", NULL, NULL, 0, verb_clear },
+        { "status", NULL, NULL, BIT(OPTION_DEVICE) | BIT(OPTION_JSON), verb_status },
+        { "wait", "COUNTER", NULL,
           BIT(OPTION_DEVICE) | BIT(OPTION_COUNT) | BIT(OPTION_TOTAL) | BIT(OPTION_TIMEOUT),
           verb_wait },
 };
@@ -406,10 +487,18 @@ const char *ctl_help(void) {
                "  silent on|off             read and answer nothing, also to new connections\n"
                "  certificate KIND|good     show new connections a certificate that is expired,\n"
                "                            not-yet-valid, of an unknown-issuer, or a wrong-name\n"
+               "  c2d --drop N              lose the next N acknowledgements of messages by devices\n"
+               "  c2d --duplicate N         deliver the next N messages twice\n"
+               "  c2d --reject N            end the next N messages as ones that were rejected\n"
+               "  c2d --exceed N            end the next N as ones that were delivered too often\n"
+               "  c2d --off                 none of these any more\n"
                "  clear                     end all trouble\n"
                "  status [--json]           what is on, and counters [--device ID]\n"
                "  wait COUNTER              until it rises by [--count N] (default 1), or is at\n"
-               "                            [--total N] [--device ID] [--timeout TIME]\n\n"
+               "                            [--total N] [--device ID] [--timeout TIME]\n"
+               "  send DEVICE BODY          a message to a device, as a service sends it: [--ack none|\n"
+               "                            positive|negative|full] [--message-id ID] [--ttl TIME]\n"
+               "                            [--property NAME=VALUE]..\n\n"
                "  --device ID               for that device only\n"
                "  --for TIME                ends by itself after TIME\n";
 }
@@ -432,8 +521,19 @@ static int bad_verb(Parser *p, const char *given) {
         return bad(p, "\"%s\" is none of %.*s", given, (int) names.size, names.data);
 }
 
+static int add_property(Parser *p, const char *text) {
+        const char *equals = strchr(text, '=');
+        _cleanup_free_ char *name = equals ? strndup(text, (size_t) (equals - text)) : NULL;
+
+        if (!equals || equals == text || !utf8_is_valid(text, strlen(text)))
+                return bad_value(p, OPTION_PROPERTY, "NAME=VALUE");
+        if (!p->properties)
+                p->properties = json_object_new_object();
+        return name ? json_add_string(p->properties, name, equals + 1) : -ENOMEM;
+}
+
 static int read_options(Parser *p, int argc, char **argv) {
-        int c, i = 0;
+        int c, r, i = 0;
 
         optind = 0; /* from the start, also a second time */
         opterr = 0;
@@ -447,6 +547,9 @@ static int read_options(Parser *p, int argc, char **argv) {
                 else
                         i = c - OPTION_BASE;
                 p->values[i] = optarg ? optarg : "";
+                r = i == OPTION_PROPERTY ? add_property(p, optarg) : 0;
+                if (r < 0)
+                        return r;
         }
         return 0;
 }
@@ -458,19 +561,23 @@ static int check_options(Parser *p, unsigned allowed) {
         return 0;
 }
 
-static int take_argument(Parser *p, const char *form, int n, char **arguments) {
-        bool needed = form && *form != '[';
+static int take_arguments(Parser *p, const char *form, const char *second, int n,
+                          char **arguments) {
+        int most = (form ? 1 : 0) + (second ? 1 : 0);
 
-        if (n > (form ? 1 : 0))
-                return bad(p, "unexpected argument \"%s\"", arguments[form ? 1 : 0]);
-        if (n == 0 && needed)
+        if (n > most)
+                return bad(p, "unexpected argument \"%s\"", arguments[most]);
+        if (n == 0 && form && *form != '[')
                 return bad(p, "%s is needed", form);
+        if (n == 1 && second)
+                return bad(p, "%s is needed", second);
         p->argument = n > 0 ? arguments[0] : NULL;
+        p->second = n > 1 ? arguments[1] : NULL;
         return 0;
 }
 
 int ctl_parse(int argc, char **argv, CtlRequest *ret, char **reterr_text) {
-        _cleanup_json_ struct json_object *o = json_object_new_object();
+        _cleanup_json_ struct json_object *o = json_object_new_object(), *properties = NULL;
         CtlRequest request = { .timeout_usec = USEC_INFINITY };
         Parser p = { .o = o, .request = &request, .error = reterr_text };
         int r, verb;
@@ -478,6 +585,7 @@ int ctl_parse(int argc, char **argv, CtlRequest *ret, char **reterr_text) {
         if (!o)
                 return -ENOMEM;
         r = read_options(&p, argc, argv);
+        properties = p.properties;
         if (r < 0)
                 return r;
         request.state = p.values[OPTION_STATE];
@@ -486,7 +594,8 @@ int ctl_parse(int argc, char **argv, CtlRequest *ret, char **reterr_text) {
                 if (verb < 0)
                         return bad_verb(&p, optind < argc ? argv[optind] : NULL);
                 p.verb = request.verb = verbs[verb].name;
-                r = take_argument(&p, verbs[verb].argument, argc - optind - 1, argv + optind + 1);
+                r = take_arguments(&p, verbs[verb].argument, verbs[verb].second, argc - optind - 1,
+                                   argv + optind + 1);
                 if (r >= 0)
                         r = check_options(&p, verbs[verb].options);
                 if (r >= 0)

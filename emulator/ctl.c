@@ -164,7 +164,7 @@ static int print_status(const CtlRequest *request, struct json_object *status) {
                 print_trouble(json_object_array_get_idx(troubles, i));
         printf("Connections: %" PRIu64 "\nSince the start:\n", number_of(status, "connections"));
         for (HubCounter i = 0; i < _HUB_COUNTER_MAX; i++)
-                printf("  %-10s %" PRIu64 "\n", hub_counter_to_string(i),
+                printf("  %-12s %" PRIu64 "\n", hub_counter_to_string(i),
                        number_of(counters, hub_counter_to_string(i)));
         return EX_OK;
 }
@@ -172,7 +172,9 @@ static int print_status(const CtlRequest *request, struct json_object *status) {
 static int print_answer(const CtlRequest *request, struct json_object *answer) {
         if (streq(request->verb, "status"))
                 return print_status(request, answer);
-        if (streq(request->verb, "wait"))
+        if (streq(request->verb, "send"))
+                printf("%" PRIu64 "\n", number_of(answer, "sequence"));
+        else if (streq(request->verb, "wait"))
                 printf("%" PRIu64 "\n", number_of(answer, "value"));
         else if (streq(request->verb, "cut")) {
                 const char *device = text_of(request->parameters, "device");
@@ -192,6 +194,9 @@ static int tell_error(const CtlRequest *request, const char *error, struct json_
                 return say(EX_UNAVAILABLE,
                            "%s: more than %" PRIu64 " troubles; end some: ctl clear", request->verb,
                            number_of(answer, "max"));
+        if (streq(error, "io.iothubd.emulator.MessageRefused"))
+                return say(EXIT_FAILURE, "%s: %s: %s", request->verb,
+                           text_of(request->parameters, "device"), text_of(answer, "reason"));
         return say(EX_PROTOCOL, "%s: the emulator answers %s %s", request->verb, error,
                    text_of(answer, "reason"));
 }

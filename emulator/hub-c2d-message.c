@@ -102,8 +102,8 @@ static bool is_text(const char *s) {
         return !s || utf8_is_valid(s, strlen(s));
 }
 
-/* System properties in the hub's order, then the application's. Counts what the hub counts: values of the
- * former, names and values of the latter. */
+/* System properties in the hub's order, then the application's. Counts what the hub counts: values
+ * of the former, names and values of the latter. */
 static int make_bag(const HubC2dMessage *m, PropertyBag *bag, size_t *counted) {
         char stamp[FORMAT_TIMESTAMP_MAX];
         const struct {
@@ -113,13 +113,12 @@ static int make_bag(const HubC2dMessage *m, PropertyBag *bag, size_t *counted) {
                 { "$.mid", m->message_id },
                 { "$.cid", m->correlation_id },
                 { "$.uid", m->user_id },
-                { "$.exp", m->expires_usec > 0 ? format_timestamp(stamp, sizeof(stamp),
-                                                                  m->expires_usec)
-                                               : NULL },
+                { "$.exp", m->expires_usec > 0 ?
+                                           format_timestamp(stamp, sizeof(stamp), m->expires_usec) :
+                                           NULL },
                 { "$.ct", m->content_type },
                 { "$.ce", m->content_encoding },
-                { "iothub-ack",
-                  m->ack == HUB_C2D_ACK_NONE ? NULL : hub_c2d_ack_to_string(m->ack) },
+                { "iothub-ack", m->ack == HUB_C2D_ACK_NONE ? NULL : hub_c2d_ack_to_string(m->ack) },
         };
         int r = 0;
 
@@ -163,8 +162,8 @@ static int check_texts(const HubC2dMessage *m, const char **reterr_reason) {
 
                 if (*p->name && is_text(p->name) && is_text(p->value))
                         continue;
-                *reterr_reason = *p->name ? "an application property is no valid UTF-8"
-                                          : "an application property has no name";
+                *reterr_reason = *p->name ? "an application property is no valid UTF-8" :
+                                            "an application property has no name";
                 return -EINVAL;
         }
         return 0;
@@ -199,12 +198,12 @@ int hub_c2d_make_row(const HubC2dMessage *m, const HubDevice *d, usec_t now_usec
                 *reterr_reason = "the properties do not fit an MQTT topic once they are encoded";
                 return -EMSGSIZE;
         }
-        *ret = (HubC2dRow) { .generation = d->generation,
-                             .enqueued_usec = now_usec,
-                             .expires_usec = m->expires_usec > 0
-                                                     ? MIN(m->expires_usec, latest)
-                                                     : now_usec + HUB_C2D_LIFE_DEFAULT_USEC,
-                             .n = m->n };
+        *ret = (HubC2dRow){ .generation = d->generation,
+                            .enqueued_usec = now_usec,
+                            .expires_usec = m->expires_usec > 0 ?
+                                                            MIN(m->expires_usec, latest) :
+                                                            now_usec + HUB_C2D_LIFE_DEFAULT_USEC,
+                            .n = m->n };
         ret->device = strdup(d->id);
         ret->ack = strdup(hub_c2d_ack_to_string(m->ack));
         ret->bag = TAKE_PTR(encoded);

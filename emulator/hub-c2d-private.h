@@ -1,5 +1,5 @@
-/* hub-c2d-private.h: what hub-c2d.c (queues and connections), hub-c2d-message.c (what a message may be) and
- * hub-feedback.c share. The struct is used with the hub locked. */
+/* hub-c2d-private.h: what hub-c2d.c (queues and connections), hub-c2d-message.c (what a message may
+ * be) and hub-feedback.c share. The struct is used with the hub locked. */
 #pragma once
 
 #include <stdatomic.h>
@@ -27,6 +27,9 @@ typedef struct HubC2d {
         atomic_bool has_due;
         _Atomic usec_t next_usec; /* when something happens by time */
 
+        uint64_t *repeats; /* sequence numbers, to be delivered once more */
+        size_t n_repeats;
+
         uint64_t last_batch;      /* counts anew with each run, which has no earlier batches */
         uint64_t n_free_feedback; /* in no batch */
         int notify_fd;
@@ -39,11 +42,13 @@ HubC2d *hub_c2d_free(HubC2d *c);
 /* Not later than that. */
 void hub_c2d_wake_at(HubC2d *c, usec_t t);
 
-/* Makes the row of a message for that queue. 0, or the errors of hub_c2d_send() that are the message's. */
+/* Makes the row of a message for that queue. 0, or the errors of hub_c2d_send() that are the
+ * message's. */
 int hub_c2d_make_row(const HubC2dMessage *m, const HubDevice *d, usec_t now_usec, HubC2dRow *ret,
                      const char **reterr_reason);
 
-/* Records how a message ended, where its sender wants to know. Within a transaction. 0 or -errno. */
+/* Records how a message ended, where its sender wants to know. Within a transaction. 0 or -errno.
+ */
 int hub_feedback_add(Hub *h, const HubC2dRow *row, HubC2dEnd end, usec_t now_usec);
 
 /* hub_c2d_run_timers() for feedback. Within a transaction. 0 or -errno. */

@@ -1,8 +1,8 @@
-/* A queue is rows of one table in the order of their sequence numbers. What a connection was given is
- * a single number, since deliveries go in that order: all up to it. It is in memory, because a new
- * connection starts from the oldest row again; what the device said to a message is on disk before
- * anything follows from it. All of it is under the hub's mutex, so that a queue and its device are
- * created, counted and deleted as one. */
+/* A queue is rows of one table in the order of their sequence numbers. What a connection was given
+ * is a single number, since deliveries go in that order: all up to it. It is in memory, because a
+ * new connection starts from the oldest row again; what the device said to a message is on disk
+ * before anything follows from it. All of it is under the hub's mutex, so that a queue and its
+ * device are created, counted and deleted as one. */
 #include <assert.h>
 
 #include "emulator/hub-c2d-private.h"
@@ -22,6 +22,7 @@ HubC2d *hub_c2d_free(HubC2d *c) {
                 return NULL;
         if (c->clients)
                 lh_table_free(c->clients);
+        free(c->repeats);
         free(c);
         return NULL;
 }
@@ -107,10 +108,9 @@ static void drop_first_due(HubC2d *c) {
 
         client->due = false;
         c->first_due = client->next_due;
-        if (!c->first_due) {
+        if (!c->first_due)
                 c->last_due = &c->first_due;
-                atomic_store(&c->has_due, false);
-        }
+        atomic_store(&c->has_due, c->first_due || c->n_repeats > 0);
 }
 
 int hub_c2d_connected(Hub *h, const char *client_id, bool clean_session) {
@@ -171,7 +171,7 @@ void hub_c2d_delivery_done(HubC2dDelivery *d) {
         free(d->client_id);
         free(d->topic);
         free(d->body);
-        *d = (HubC2dDelivery) { 0 };
+        *d = (HubC2dDelivery){ 0 };
 }
 
 /* Within a transaction. */
@@ -190,12 +190,12 @@ static int fill_delivery(const HubC2dClient *client, HubC2dRow *row, HubC2dDeliv
         d->again = row->sequence <= client->known;
         r = copy_string(&d->client_id, client->client_id);
         if (r >= 0)
-                r = client->module_id
-                            ? format_string(&d->topic,
-                                            "devices/%s/modules/%s/messages/devicebound/%s",
-                                            client->device_id, client->module_id, row->bag)
-                            : format_string(&d->topic, "devices/%s/messages/devicebound/%s",
-                                            client->device_id, row->bag);
+                r = client->module_id ?
+                                    format_string(&d->topic,
+                                                  "devices/%s/modules/%s/messages/devicebound/%s",
+                                                  client->device_id, client->module_id, row->bag) :
+                                    format_string(&d->topic, "devices/%s/messages/devicebound/%s",
+                                                  client->device_id, row->bag);
         if (r < 0)
                 return r;
         d->body = TAKE_PTR(row->body);
@@ -230,11 +230,58 @@ static int take_for(Hub *h, HubC2dClient *client, usec_t now_usec, HubC2dDeliver
         }
 }
 
+/* The next of those that are asked for again, within a transaction. 1, 0 (there is none) or -errno.
+ */
+static int take_repeat(Hub *h, HubC2dDelivery *ret) {
+        HubC2d *c = hub_c2d(h);
+
+        while (c->n_repeats > 0) {
+                _cleanup_(hub_c2d_row_done) HubC2dRow row = { 0 };
+                _cleanup_free_ char *client_id = NULL;
+                const HubC2dClient *client;
+                int r;
+
+                r = hub_store_c2d_get(hub_store(h), c->repeats[0], &row);
+                memmove(c->repeats, c->repeats + 1, --c->n_repeats * sizeof(*c->repeats));
+                atomic_store(&c->has_due, c->first_due || c->n_repeats > 0);
+                if (r == -ENOENT)
+                        continue;
+                if (r >= 0)
+                        r = hub_device_client_id(row.device, row.module, &client_id);
+                if (r < 0)
+                        return r;
+                client = find_client(c, client_id);
+                if (!client || !client->connected || !client->listens ||
+                    client->delivered < row.sequence)
+                        continue;
+                ret->repeated = true;
+                r = fill_delivery(client, &row, ret);
+                return r < 0 ? r : 1;
+        }
+        return 0;
+}
+
+int hub_c2d_repeat(Hub *h, uint64_t sequence) {
+        HubC2d *c = hub_c2d(h);
+        uint64_t *grown;
+
+        hub_lock(h);
+        grown = reallocarray(c->repeats, c->n_repeats + 1, sizeof(*grown));
+        if (grown) {
+                c->repeats = grown;
+                c->repeats[c->n_repeats++] = sequence;
+                atomic_store(&c->has_due, true);
+        }
+        hub_unlock(h);
+        return grown ? 0 : -ENOMEM;
+}
+
 /* From the first of those that are due, which stays the first while it has more. */
 static int take_locked(Hub *h, usec_t now_usec, HubC2dDelivery *ret) {
         HubC2d *c = hub_c2d(h);
-        int r = 0;
+        int r;
 
+        r = take_repeat(h, ret);
         while (r == 0 && c->first_due) {
                 HubC2dClient *client = c->first_due;
 

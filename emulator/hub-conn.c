@@ -11,6 +11,8 @@
 #include <openssl/err.h>
 #include <openssl/x509.h>
 
+#include "emulator/hub-c2d.h"
+#include "emulator/hub-report.h"
 #include "emulator/mqtt-connect.h"
 #include "lib/fd-util.h"
 #include "lib/hub-topic.h"
@@ -166,6 +168,25 @@ static int format_prefix(Conn *c, char **ret) {
         return 0;
 }
 
+/* The broker's plugin, which never waits for us, takes them at its next turn. */
+static void on_acknowledged(uint64_t sequence, TroubleC2d what, void *userdata) {
+        const Front *f = userdata;
+        static const HubC2dEnd ends[] = {
+                [TROUBLE_C2D_COMPLETED] = HUB_C2D_SUCCESS,
+                [TROUBLE_C2D_REJECTED] = HUB_C2D_REJECTED,
+                [TROUBLE_C2D_EXCEEDED] = HUB_C2D_DELIVERY_COUNT_EXCEEDED,
+        };
+        HubReport report = { .kind = HUB_REPORT_REPEAT, .number = sequence };
+
+        if (what != TROUBLE_C2D_REPEATED) {
+                report.kind = HUB_REPORT_SETTLED;
+                report.value = (int32_t) ends[what];
+        }
+        /* It fails with the broker's death, which ends all. */
+        if (f->report_fd >= 0)
+                (void) hub_report_write(f->report_fd, &report, NULL, 0);
+}
+
 static int note_client(Conn *c, const MqttConnect *connect) {
         _cleanup_free_ char *id =
                         strndup((const char *) connect->client_id, connect->client_id_size);
@@ -178,7 +199,9 @@ static int note_client(Conn *c, const MqttConnect *connect) {
         c->said_hello = true;
         c->filter = (MqttFilter){ .troubles = &c->front->troubles,
                                   .counters = c->front->counters,
-                                  .client_id = c->client_id };
+                                  .client_id = c->client_id,
+                                  .on_acknowledged = on_acknowledged,
+                                  .userdata = c->front };
         count(c, HUB_COUNTER_CONNECTS);
         return 0;
 }

@@ -17,7 +17,8 @@ static const char *const names[_HUB_COUNTER_MAX] = {
         [HUB_COUNTER_REFUSED] = "refused",   [HUB_COUNTER_CUT] = "cut",
         [HUB_COUNTER_ENDED] = "ended",       [HUB_COUNTER_PUBLISHES] = "publishes",
         [HUB_COUNTER_PUBACKS] = "pubacks",   [HUB_COUNTER_HELD] = "held",
-        [HUB_COUNTER_DROPPED] = "dropped",
+        [HUB_COUNTER_DROPPED] = "dropped",   [HUB_COUNTER_C2D_SENT] = "c2dSent",
+        [HUB_COUNTER_C2D_COMPLETED] = "c2dCompleted",
 };
 
 const char *hub_counter_to_string(HubCounter c) {

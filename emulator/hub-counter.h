@@ -19,6 +19,8 @@ typedef enum HubCounter {
         HUB_COUNTER_PUBACKS,   /* PUBACKs that left, late ones when they left */
         HUB_COUNTER_HELD,      /* PUBACKs held back on request */
         HUB_COUNTER_DROPPED,   /* PUBACKs dropped on request */
+        HUB_COUNTER_C2D_SENT,  /* messages sent to devices, each time that they were */
+        HUB_COUNTER_C2D_COMPLETED, /* of them, that are done: by the device's PUBACK, or sent with QoS 0 */
         _HUB_COUNTER_MAX,
         _HUB_COUNTER_INVALID = -EINVAL,
 } HubCounter;

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
+#include "emulator/hub-report.h"
 #include "emulator/trouble-json.h"
 #include "lib/fd-util.h"
 #include "lib/hub-topic.h"
@@ -31,6 +32,8 @@ typedef struct Client {
         HubCounter counter;
         char *device;
         uint64_t until;
+
+        uint64_t call; /* that the hub is to answer; 0: none */
         struct Client *next;
 } Client;
 
@@ -42,6 +45,8 @@ struct HubCtl {
         Client *clients;
         size_t n_clients;
         uint64_t seen; /* serial of the counters */
+        uint64_t last_call;
+        Buffer answer;
 };
 
 static void client_free(Client *c) {
@@ -294,6 +299,25 @@ static void on_wait(Client *c, const VarlinkCall *call) {
         c->waiting = !call->oneway;
 }
 
+/* The hub answers at its next turn; a client that is gone by then is not missed. */
+static void on_send_message(Client *c, const VarlinkCall *call) {
+        HubCtl *ctl = c->ctl;
+        HubReport report = { .kind = HUB_REPORT_CALL, .number = ctl->last_call + 1 };
+        const char *text = json_object_to_json_string_ext(call->parameters, JSON_C_TO_STRING_PLAIN);
+        int r;
+
+        r = text ? hub_report_write(front_hub(ctl->front), &report, text, strlen(text)) : -ENOMEM;
+        if (r == -EMSGSIZE)
+                fail_text(c, call, INTERFACE ".MessageRefused", "reason",
+                          "the message is over 65536 bytes");
+        else if (r < 0)
+                fail_text(c, call, INTERFACE ".Failed", "reason", strerror(-r));
+        else {
+                ctl->last_call++;
+                c->call = call->oneway ? 0 : report.number;
+        }
+}
+
 static void on_get_info(Client *c, const VarlinkCall *call) {
         _cleanup_json_ struct json_object *o = json_object_new_object();
         struct json_object *interfaces = json_object_new_array();
@@ -340,6 +364,7 @@ static void handle_call(Client *c, const VarlinkCall *call) {
                 { INTERFACE ".CutConnections", on_cut },
                 { INTERFACE ".GetStatus", on_get_status },
                 { INTERFACE ".Wait", on_wait },
+                { INTERFACE ".SendMessage", on_send_message },
                 { SERVICE ".GetInfo", on_get_info },
                 { SERVICE ".GetInterfaceDescription", on_get_description },
         };
@@ -354,7 +379,7 @@ static void handle_call(Client *c, const VarlinkCall *call) {
 
 /* All that can be answered now. */
 static void client_turn(Client *c) {
-        while (!c->dead) {
+        while (!c->dead && c->call == 0) {
                 _cleanup_json_ struct json_object *message = NULL;
                 const char *reason;
                 VarlinkCall call;
@@ -403,7 +428,7 @@ static void on_client(void *userdata) {
         if (n < 0 && (errno == EAGAIN || errno == EINTR))
                 return;
         if (n <= 0 || varlink_reader_feed(&c->reader, data, (size_t) n) < 0 ||
-            (c->waiting && varlink_reader_pending(&c->reader) > VARLINK_FRAME_BYTES_MAX))
+            ((c->waiting || c->call > 0) && varlink_reader_pending(&c->reader) > VARLINK_FRAME_BYTES_MAX))
                 c->dead = true; /* freed after the turn */
         client_turn(c);
 }
@@ -468,6 +493,42 @@ static int listen_private(const char *path) {
         return TAKE_FD(fd);
 }
 
+static void answer_call(Client *c, const HubReport *report, struct json_object *o) {
+        static const VarlinkCall answered = { 0 };
+        const char *field;
+        size_t n;
+
+        c->call = 0;
+        if (report->value >= 0)
+                reply(c, NULL, o, 0);
+        else if (json_get_string(o, "parameter", &field, &n) > 0)
+                invalid_parameter(c, &answered, field);
+        else
+                fail(c, &answered, INTERFACE ".MessageRefused", o, 0);
+        client_turn(c); /* what waited behind it */
+}
+
+static void on_hub(void *userdata) {
+        HubCtl *ctl = userdata;
+        HubReport report;
+
+        while (hub_report_read(front_hub(ctl->front), &report, &ctl->answer) > 0) {
+                _cleanup_json_ struct json_object *o = NULL;
+
+                if (json_parse(ctl->answer.data, ctl->answer.size, 2, &o) < 0)
+                        o = json_object_new_object(); /* the hub had no memory to say more */
+                for (Client *c = ctl->clients; c; c = c->next)
+                        if (c->call == report.number && !c->dead) {
+                                answer_call(c, &report, o);
+                                break;
+                        }
+        }
+}
+
+int hub_ctl_serve_hub(HubCtl *c) {
+        return front_watch(c->front, front_hub(c->front), on_hub, c);
+}
+
 int hub_ctl_new(Front *front, HubCtlMakeTls make_tls, void *userdata, HubCtl **ret) {
         _cleanup_(hub_ctl_freep) HubCtl *c = NULL;
         int r;
@@ -502,6 +563,7 @@ HubCtl *hub_ctl_free(HubCtl *c) {
                 (void) unlink(HUB_CTL_SOCKET); /* it may be gone */
         }
         c->fd = safe_close(c->fd);
+        buffer_done(&c->answer);
         free(c);
         return NULL;
 }

@@ -18,6 +18,9 @@ typedef int (*HubCtlMakeTls)(TroubleCertificate certificate, SSL_CTX **ret, void
  * -ENOMEM or -errno. */
 int hub_ctl_new(Front *front, HubCtlMakeTls make_tls, void *userdata, HubCtl **ret);
 
+/* Once front_set_hub() was called: calls that the hub answers can be made from now on. 0, -ENOMEM or -errno. */
+int hub_ctl_serve_hub(HubCtl *c);
+
 /* Also removes the socket. */
 HubCtl *hub_ctl_free(HubCtl *c);
 DEFINE_CLEANUP(HubCtl *, hub_ctl_free);

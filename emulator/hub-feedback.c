@@ -1,13 +1,13 @@
-/* Records of feedback gather in one table. A reader's batch is a number that the oldest get; a lock that
- * ends takes it away again, so that they gather anew, with what came meanwhile. Batches of an earlier
- * run are dissolved at the start. */
+/* Records of feedback gather in one table. A reader's batch is a number that the oldest get; a lock
+ * that ends takes it away again, so that they gather anew, with what came meanwhile. Batches of an
+ * earlier run are dissolved at the start. */
 #include <assert.h>
 
 #include "emulator/hub-c2d-private.h"
 
 void hub_feedback_done(HubFeedback *f) {
         free(f->body);
-        *f = (HubFeedback) { 0 };
+        *f = (HubFeedback){ 0 };
 }
 
 int hub_feedback_add(Hub *h, const HubC2dRow *row, HubC2dEnd end, usec_t now_usec) {
@@ -27,17 +27,19 @@ int hub_feedback_add(Hub *h, const HubC2dRow *row, HubC2dEnd end, usec_t now_use
         if (r < 0)
                 return r;
         c->n_free_feedback++;
-        hub_c2d_wake_at(c, c->n_free_feedback >= HUB_FEEDBACK_RECORDS_MAX
-                                   ? now_usec
-                                   : usec_add(now_usec, HUB_FEEDBACK_GATHER_USEC));
+        hub_c2d_wake_at(c, c->n_free_feedback >= HUB_FEEDBACK_RECORDS_MAX ?
+                                           now_usec :
+                                           usec_add(now_usec, HUB_FEEDBACK_GATHER_USEC));
         return 0;
 }
 
-/* Whether the free ones make a batch that need not wait. A clock that went back holds nothing up. */
+/* Whether the free ones make a batch that need not wait. A clock that went back holds nothing up.
+ */
 static bool is_due(const HubFeedbackState *s, usec_t now_usec) {
         return s->n_free >= HUB_FEEDBACK_RECORDS_MAX ||
-               (s->n_free > 0 && (usec_add(s->oldest_free_usec, HUB_FEEDBACK_GATHER_USEC) <= now_usec ||
-                                  s->oldest_free_usec > now_usec));
+               (s->n_free > 0 &&
+                (usec_add(s->oldest_free_usec, HUB_FEEDBACK_GATHER_USEC) <= now_usec ||
+                 s->oldest_free_usec > now_usec));
 }
 
 /* Drops and releases what has lasted its time, and reads what there is. */
@@ -110,7 +112,7 @@ static int format_batch(Hub *h, uint64_t batch, HubFeedback *ret) {
         if (r < 0)
                 return r;
         text = json_object_to_json_string_ext(list, JSON_C_TO_STRING_PLAIN |
-                                                            JSON_C_TO_STRING_NOSLASHESCAPE);
+                                                                    JSON_C_TO_STRING_NOSLASHESCAPE);
         ret->body = text ? strdup(text) : NULL;
         if (!ret->body)
                 return -ENOMEM;

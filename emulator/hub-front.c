@@ -24,7 +24,7 @@ int front_new(const char *secret, Front **ret) {
         f = malloc(sizeof(*f));
         if (!f)
                 return -ENOMEM;
-        *f = (Front){ .epoll_fd = -EBADF, .accepting = true, .next_due_usec = USEC_INFINITY };
+        *f = (Front){ .epoll_fd = -EBADF, .report_fd = -EBADF, .accepting = true, .next_due_usec = USEC_INFINITY };
         f->secret = strdup(secret);
         f->counters = hub_counters_new();
         if (!f->secret || !f->counters)
@@ -163,6 +163,14 @@ static void free_unwatched(Front *f) {
 void front_after_turn(Front *f, void (*after_turn)(void *userdata), void *userdata) {
         f->after_turn = after_turn;
         f->after_turn_userdata = userdata;
+}
+
+void front_set_hub(Front *f, int report_fd) {
+        f->report_fd = report_fd;
+}
+
+int front_hub(const Front *f) {
+        return f->report_fd;
 }
 
 Troubles *front_troubles(Front *f) {

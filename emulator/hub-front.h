@@ -43,6 +43,10 @@ void front_unwatch(Front *f, int fd);
 int front_run(Front *f);
 void front_stop(Front *f);
 
+/* Where to tell what becomes of messages to devices (hub-report.h); borrowed. Without it nothing is told. */
+void front_set_hub(Front *f, int report_fd);
+int front_hub(const Front *f); /* -EBADF: none */
+
 /* Trouble on request (hub-trouble.h): what is changed here acts from the next turn on, also on
  * connections that are open. Only the MQTT door knows trouble. */
 Troubles *front_troubles(Front *f);

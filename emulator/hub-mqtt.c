@@ -18,10 +18,14 @@
 #include <openssl/crypto.h>
 
 #include "emulator/hub-access.h"
+#include "emulator/hub-c2d.h"
+#include "emulator/hub-c2d-call.h"
 #include "emulator/hub-link.h"
 #include "emulator/hub-registry.h"
+#include "emulator/hub-report.h"
 #include "emulator/hub-session.h"
 #include "emulator/hub.h"
+#include "emulator/mqtt-route.h"
 #include "lib/hub-topic.h"
 #include "lib/parse-util.h"
 
@@ -43,7 +47,8 @@ typedef struct Plugin {
         HubRegistry *registry;
         char *secret; /* proves that a CONNECT came through the front */
         usec_t token_grace_usec;
-        int ready_fd;
+        int ready_fd, report_fd;
+        Buffer report_text;
 
         struct lh_table *sessions; /* struct mosquitto to Session */
         Session *last;             /* most messages come from who sent the one before */
@@ -128,8 +133,10 @@ static void drop_session(Plugin *p, const struct mosquitto *client) {
          * ends. */
         stays = has_session_of(p, s->hub.client_id);
         hub_device_note(p->hub, s->hub.client_id, stays, s->activity_usec);
-        if (!stays)
+        if (!stays) {
                 hub_link_disconnected(p->link, s->hub.client_id);
+                hub_c2d_disconnected(p->hub, s->hub.client_id);
+        }
         session_free(s);
 }
 
@@ -156,6 +163,49 @@ static int split_user_name(Plugin *p, char *text, HubCredentials *c) {
                 c->sha256 = sha256;
         }
         return 0;
+}
+
+static void answer_call(Plugin *p, const HubReport *call, usec_t now) {
+        HubReport answer = { .kind = HUB_REPORT_ANSWER, .number = call->number };
+        _cleanup_free_ char *text = NULL;
+
+        answer.value = hub_c2d_call(p->hub, (const char *) p->report_text.data, p->report_text.size,
+                                    now, &text);
+        /* Who reads no answers gets none. */
+        (void) hub_report_try_write(p->report_fd, &answer, text, text ? strlen(text) : 0);
+}
+
+static int take_report(Plugin *p, const HubReport *report, usec_t now) {
+        if (report->kind == HUB_REPORT_REPEAT)
+                return hub_c2d_repeat(p->hub, report->number);
+        return hub_c2d_settle(p->hub, report->number, (HubC2dEnd) report->value, now);
+}
+
+/* What devices said to messages, in one transaction where no call comes between. */
+static void take_reports(Plugin *p) {
+        usec_t now = now_usec(CLOCK_REALTIME);
+        HubReport report;
+        bool begun = false;
+        int r = 0;
+
+        while (r >= 0 && hub_report_read(p->report_fd, &report, &p->report_text) > 0) {
+                bool call = report.kind == HUB_REPORT_CALL;
+
+                if (call && begun)
+                        r = hub_end(p->hub, r);
+                else if (!call && !begun)
+                        r = hub_begin(p->hub);
+                begun = !call && r >= 0;
+                if (call)
+                        answer_call(p, &report, now);
+                else if (begun)
+                        r = take_report(p, &report, now);
+        }
+        if (begun)
+                r = hub_end(p->hub, r);
+        if (r < 0)
+                say("cannot store that messages were delivered, so they will be again: %s",
+                    strerror(-r));
 }
 
 static int admit(Plugin *p, struct mosquitto *client, const HubCredentials *c,
@@ -185,8 +235,11 @@ static int admit(Plugin *p, struct mosquitto *client, const HubCredentials *c,
         p->next_end_usec = MIN(p->next_end_usec, s->ends_usec);
         hub_device_note(p->hub, s->hub.client_id, true, now);
         hub_link_disconnected(p->link, s->hub.client_id); /* what the older one was asked is void */
-        return hub_link_connected(p->link, s->hub.client_id,
-                                  mosquitto_client_clean_session(client));
+        r = hub_link_connected(p->link, s->hub.client_id, mosquitto_client_clean_session(client));
+        if (r < 0)
+                return r;
+        take_reports(p); /* what was acknowledged before is not delivered anew */
+        return hub_c2d_connected(p->hub, s->hub.client_id, mosquitto_client_clean_session(client));
 }
 
 static int on_basic_auth(int event, void *data, void *userdata) {
@@ -233,10 +286,15 @@ static int on_acl_check(int event, void *data, void *userdata) {
                         return cut(s, "it subscribed to what is not its own");
                 /* Known before the SUBACK; what it brings leaves after it. */
                 hub_link_subscribed(p->link, s->hub.client_id, what);
+                if (what == HUB_LISTEN_C2D)
+                        hub_c2d_subscribed(p->hub, s->hub.client_id, MIN(e->qos, 1U));
                 return MOSQ_ERR_SUCCESS;
         case MOSQ_ACL_UNSUBSCRIBE:
-                if (hub_session_may_subscribe(&s->hub, e->topic, &what))
-                        hub_link_unsubscribed(p->link, s->hub.client_id, what);
+                if (!hub_session_may_subscribe(&s->hub, e->topic, &what))
+                        return MOSQ_ERR_SUCCESS;
+                hub_link_unsubscribed(p->link, s->hub.client_id, what);
+                if (what == HUB_LISTEN_C2D)
+                        hub_c2d_unsubscribed(p->hub, s->hub.client_id);
                 return MOSQ_ERR_SUCCESS;
         default:
                 /* No device hears another. What the hub has to say goes to one client id, past
@@ -352,6 +410,36 @@ static void send_packets(Plugin *p) {
         }
 }
 
+/* With QoS 0 as far as the broker goes: see mqtt-route.h. */
+static int send_delivery(const HubC2dDelivery *d) {
+        const MqttRoute route = { .sequence = d->sequence,
+                                  .qos = d->qos,
+                                  .again = d->again,
+                                  .repeated = d->repeated };
+        _cleanup_free_ char *topic = NULL;
+
+        if (mqtt_route_format(&route, d->topic, &topic) < 0 ||
+            mosquitto_broker_publish_copy(d->client_id, topic, (int) d->n, d->body, /* qos= */ 0,
+                                          /* retain= */ false, NULL) != MOSQ_ERR_SUCCESS)
+                return -ENOMEM;
+        return 0;
+}
+
+static void send_deliveries(Plugin *p) {
+        HubC2dDelivery d;
+        int r;
+
+        while ((r = hub_c2d_take(p->hub, now_usec(CLOCK_REALTIME), &d)) > 0) {
+                r = send_delivery(&d);
+                if (r < 0)
+                        say("%s gets a message only when it connects anew: %s", d.client_id,
+                            strerror(-r));
+                hub_c2d_delivery_done(&d);
+        }
+        if (r < 0)
+                say("cannot read the messages that wait: %s", strerror(-r));
+}
+
 static int on_tick(int event, void *data, void *userdata) {
         Plugin *p = userdata;
         usec_t now = now_usec(CLOCK_REALTIME);
@@ -370,7 +458,11 @@ static int on_tick(int event, void *data, void *userdata) {
                 free(id);
         }
         hub_link_expire(p->link, now_usec(CLOCK_MONOTONIC));
+        take_reports(p);
+        if (hub_c2d_run_timers(p->hub, now) < 0)
+                say("cannot store that messages have expired; trying again");
         send_notices(p);
+        send_deliveries(p);
         send_packets(p);
         if (now >= p->next_end_usec)
                 end_sessions(p, now);
@@ -396,6 +488,7 @@ static Plugin *plugin_free(Plugin *p) {
                 lh_table_free(p->sessions);
         }
         hub_free(p->hub);
+        buffer_done(&p->report_text);
         erase_and_free(p->secret);
         free(p);
         return NULL;
@@ -404,11 +497,11 @@ DEFINE_CLEANUP(Plugin *, plugin_free);
 
 typedef struct Options {
         const char *host, *secret;
-        uint64_t token_grace_sec, ready_fd;
+        uint64_t token_grace_sec, ready_fd, report_fd;
 } Options;
 
 static int read_options(const struct mosquitto_opt *options, int n, Options *ret) {
-        *ret = (Options){ .ready_fd = UINT64_MAX };
+        *ret = (Options){ .ready_fd = UINT64_MAX, .report_fd = UINT64_MAX };
         for (int i = 0; i < n; i++) {
                 const char *key = options[i].key, *value = options[i].value;
                 int r = 0;
@@ -421,12 +514,17 @@ static int read_options(const struct mosquitto_opt *options, int n, Options *ret
                         r = parse_u64(value, &ret->token_grace_sec);
                 else if (streq(key, "ready_fd"))
                         r = parse_u64_range(value, 0, INT32_MAX, &ret->ready_fd);
+                else if (streq(key, "report_fd"))
+                        r = parse_u64_range(value, 0, INT32_MAX, &ret->report_fd);
                 else
                         r = -EINVAL;
                 if (r < 0)
                         return r;
         }
-        return ret->host && ret->secret && ret->ready_fd != UINT64_MAX ? 0 : -EINVAL;
+        return ret->host && ret->secret && ret->ready_fd != UINT64_MAX &&
+                               ret->report_fd != UINT64_MAX
+                       ? 0
+                       : -EINVAL;
 }
 
 static int plugin_new(const Options *o, Plugin **ret) {
@@ -440,6 +538,7 @@ static int plugin_new(const Options *o, Plugin **ret) {
                                                            USEC_INFINITY :
                                                            o->token_grace_sec * USEC_PER_SEC,
                        .ready_fd = (int) o->ready_fd,
+                       .report_fd = (int) o->report_fd,
                        .next_end_usec = USEC_INFINITY };
         p->secret = strdup(o->secret);
         p->sessions = lh_kptr_table_new(64, NULL);

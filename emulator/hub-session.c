@@ -58,14 +58,17 @@ bool hub_session_may_subscribe(const HubSession *s, const char *filter, HubListe
                 rest += strlen(s->device_id);
         else
                 return false;
-        *ret = s->module_id ? HUB_LISTEN_INPUTS : HUB_LISTEN_C2D;
-        if (!s->module_id)
-                return streq(rest, "/messages/devicebound/#");
-        rest = startswith(rest, "/modules/");
-        if (!rest || !startswith(rest, s->module_id))
-                return false;
-        rest += strlen(s->module_id);
-        return streq(rest, "/#") || streq(rest, "/inputs/#");
+        if (s->module_id) {
+                rest = startswith(rest, "/modules/");
+                if (!rest || !startswith(rest, s->module_id))
+                        return false;
+                rest += strlen(s->module_id);
+        }
+        *ret = HUB_LISTEN_C2D;
+        if (streq(rest, "/messages/devicebound/#") || (s->module_id && streq(rest, "/#")))
+                return true;
+        *ret = HUB_LISTEN_INPUTS;
+        return s->module_id && streq(rest, "/inputs/#");
 }
 
 /* The bag behind the events topic; NULL when the topic is another. */

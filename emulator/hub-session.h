@@ -21,7 +21,8 @@ typedef struct HubSession {
 int hub_session_init(HubSession *s, const char *client_id, uint64_t generation);
 void hub_session_done(HubSession *s);
 
-/* The filters are its own C2D messages, methods and twin; a module's inputs. *ret: which it is. */
+/* The filters are its own C2D messages, methods and twin; a module's inputs. *ret: which it is. A module's
+ * "#" over all that is its own counts as C2D: what comes to inputs, Edge routes and not the hub. */
 bool hub_session_may_subscribe(const HubSession *s, const char *filter, HubListen *ret);
 
 bool hub_session_may_publish(const HubSession *s, const char *topic);

@@ -7,7 +7,8 @@
 /* SQLite's numbers are signed: the largest is later than any time. */
 #define NEVER ((usec_t) INT64_MAX)
 
-#define COLUMNS "sequence, device, module, generation, enqueued, expires, ack, message_id, bag, body"
+#define COLUMNS                                                                                    \
+        "sequence, device, module, generation, enqueued, expires, ack, message_id, bag, body"
 
 typedef enum Query {
         QUERY_PUT,
@@ -38,13 +39,15 @@ static const char *const query_texts[_QUERY_MAX] = {
         [QUERY_DELETE] = "DELETE FROM c2d WHERE sequence = ?1",
         [QUERY_CLEAR] = "DELETE FROM c2d WHERE device = ?1 AND module = ?2",
         [QUERY_CLEAR_ALL] = "DELETE FROM c2d WHERE device = ?1",
-        [QUERY_COUNT] = "SELECT count(*) FROM c2d WHERE device = ?1 AND module = ?2 AND expires > ?3",
+        [QUERY_COUNT] = "SELECT count(*) FROM c2d WHERE device = ?1 AND module = ?2 AND expires > "
+                        "?3",
         [QUERY_GET] = "SELECT " COLUMNS " FROM c2d WHERE sequence = ?1",
         [QUERY_BEHIND] = "SELECT " COLUMNS " FROM c2d WHERE device = ?1 AND module = ?2 "
                          "AND sequence > ?3 ORDER BY sequence LIMIT 1",
         [QUERY_FIRST_TO_EXPIRE] = "SELECT " COLUMNS " FROM c2d ORDER BY expires, sequence LIMIT 1",
-        [QUERY_FEEDBACK_PUT] = "INSERT INTO feedback (device, generation, message_id, status, time) "
-                               "VALUES (?1,?2,?3,?4,?5)",
+        [QUERY_FEEDBACK_PUT] =
+                        "INSERT INTO feedback (device, generation, message_id, status, time) "
+                        "VALUES (?1,?2,?3,?4,?5)",
         [QUERY_FEEDBACK_GATHER] =
                         "UPDATE feedback SET batch = ?1, locked_until = ?2 WHERE id IN "
                         "(SELECT id FROM feedback WHERE batch IS NULL ORDER BY id LIMIT ?3)",
@@ -76,7 +79,7 @@ void hub_c2d_row_done(HubC2dRow *r) {
         free(r->message_id);
         free(r->bag);
         free(r->body);
-        *r = (HubC2dRow) { 0 };
+        *r = (HubC2dRow){ 0 };
 }
 
 int hub_store_c2d_put(HubStore *s, const HubC2dRow *row, uint64_t *ret_sequence) {
@@ -88,7 +91,8 @@ int hub_store_c2d_put(HubStore *s, const HubC2dRow *row, uint64_t *ret_sequence)
             bind_number(q, 3, row->generation) != SQLITE_OK ||
             bind_number(q, 4, row->enqueued_usec) != SQLITE_OK ||
             bind_number(q, 5, row->expires_usec) != SQLITE_OK ||
-            bind_text(q, 6, row->ack) != SQLITE_OK || bind_text(q, 7, row->message_id) != SQLITE_OK ||
+            bind_text(q, 6, row->ack) != SQLITE_OK ||
+            bind_text(q, 7, row->message_id) != SQLITE_OK ||
             bind_text(q, 8, row->bag) != SQLITE_OK ||
             /* A NULL would be no blob but NULL. */
             sqlite3_bind_blob64(q, 9, row->n > 0 ? row->body : "", row->n, SQLITE_STATIC) !=
@@ -132,7 +136,8 @@ int hub_store_c2d_count(HubStore *s, const char *device, const char *module, use
         sqlite3_stmt *q = statement(s, QUERY_COUNT);
         int k;
 
-        if (bind_text(q, 1, device) != SQLITE_OK || bind_text(q, 2, strempty(module)) != SQLITE_OK ||
+        if (bind_text(q, 1, device) != SQLITE_OK ||
+            bind_text(q, 2, strempty(module)) != SQLITE_OK ||
             bind_number(q, 3, now_usec) != SQLITE_OK)
                 return -ENOMEM;
         k = sqlite3_step(q);
@@ -192,7 +197,8 @@ int hub_store_c2d_behind(HubStore *s, const char *device, const char *module, ui
                          HubC2dRow *ret) {
         sqlite3_stmt *q = statement(s, QUERY_BEHIND);
 
-        if (bind_text(q, 1, device) != SQLITE_OK || bind_text(q, 2, strempty(module)) != SQLITE_OK ||
+        if (bind_text(q, 1, device) != SQLITE_OK ||
+            bind_text(q, 2, strempty(module)) != SQLITE_OK ||
             bind_number(q, 3, sequence) != SQLITE_OK)
                 return -ENOMEM;
         return get_row(q, ret);
@@ -218,7 +224,8 @@ int hub_store_feedback_gather(HubStore *s, uint64_t batch, usec_t locked_until_u
         sqlite3_stmt *q = statement(s, QUERY_FEEDBACK_GATHER);
 
         if (bind_number(q, 1, batch) != SQLITE_OK ||
-            bind_number(q, 2, locked_until_usec) != SQLITE_OK || bind_number(q, 3, max) != SQLITE_OK)
+            bind_number(q, 2, locked_until_usec) != SQLITE_OK ||
+            bind_number(q, 3, max) != SQLITE_OK)
                 return -ENOMEM;
         return hub_store_run(q);
 }
@@ -266,8 +273,8 @@ int hub_store_feedback_drop(HubStore *s, usec_t before_usec) {
 }
 
 static usec_t column_time(sqlite3_stmt *q, int i) {
-        return sqlite3_column_type(q, i) == SQLITE_NULL ? USEC_INFINITY
-                                                        : (usec_t) sqlite3_column_int64(q, i);
+        return sqlite3_column_type(q, i) == SQLITE_NULL ? USEC_INFINITY :
+                                                          (usec_t) sqlite3_column_int64(q, i);
 }
 
 int hub_store_feedback_state(HubStore *s, HubFeedbackState *ret) {

@@ -1,6 +1,7 @@
-/* hub-store-c2d.h: the tables of hub-c2d in the registry's database: messages that wait for devices,
- * and feedback that waits for readers. As hub-store.h; changes happen between hub_store_begin() and
- * hub_store_commit(). All return 0 or -errno, and -ENOENT where it says so. */
+/* hub-store-c2d.h: the tables of hub-c2d in the registry's database: messages that wait for
+ * devices, and feedback that waits for readers. As hub-store.h; changes happen between
+ * hub_store_begin() and hub_store_commit(). All return 0 or -errno, and -ENOENT where it says so.
+ */
 #pragma once
 
 #include <stdbool.h>
@@ -65,9 +66,9 @@ int hub_store_feedback_release_until(HubStore *s, usec_t until_usec);
 int hub_store_feedback_drop(HubStore *s, usec_t before_usec);
 
 typedef struct HubFeedbackState {
-        uint64_t n_free;           /* in no batch */
-        usec_t oldest_free_usec;   /* times are USEC_INFINITY where there is none */
-        usec_t oldest_usec;        /* in a batch or not */
+        uint64_t n_free;         /* in no batch */
+        usec_t oldest_free_usec; /* times are USEC_INFINITY where there is none */
+        usec_t oldest_usec;      /* in a batch or not */
         usec_t next_unlock_usec;
 } HubFeedbackState;
 

@@ -1,5 +1,5 @@
-/* hub-store-private.h: what hub-store.c (identities, policies, numbers) and hub-store-c2d.c share: the
- * database and the ways of SQLite. */
+/* hub-store-private.h: what hub-store.c (identities, policies, numbers) and hub-store-c2d.c share:
+ * the database and the ways of SQLite. */
 #pragma once
 
 #include <sqlite3.h>

@@ -23,6 +23,10 @@ static const char *const kind_names[_TROUBLE_KIND_MAX] = {
         [TROUBLE_TIER] = "basic-tier",
         [TROUBLE_SILENT] = "silent",
         [TROUBLE_CERTIFICATE] = "certificate",
+        [TROUBLE_C2D_DROP] = "c2d-drop",
+        [TROUBLE_C2D_DUPLICATE] = "c2d-duplicate",
+        [TROUBLE_C2D_REJECT] = "c2d-reject",
+        [TROUBLE_C2D_EXCEED] = "c2d-exceed",
 };
 
 static const char *const certificate_names[_TROUBLE_CERTIFICATE_MAX] = {
@@ -84,6 +88,10 @@ static const char *bad_field(const Trouble *t) {
                         return "code";
                 __attribute__((fallthrough));
         case TROUBLE_PUBACK_DROP:
+        case TROUBLE_C2D_DROP:
+        case TROUBLE_C2D_DUPLICATE:
+        case TROUBLE_C2D_REJECT:
+        case TROUBLE_C2D_EXCEED:
                 return t->count < 1 || t->count > TROUBLE_COUNT_MAX ? "count" : NULL;
         case TROUBLE_THROTTLE:
                 return t->interval_usec < 1 || t->interval_usec > USEC_PER_DAY ? "intervalUSec" :
@@ -306,6 +314,28 @@ TroubleVerdict troubles_on_puback(Troubles *t, const char *client_id, usec_t now
         *ret_due_usec = due;
         *ret_cause = "puback held back";
         return TROUBLE_HOLD;
+}
+
+TroubleC2d troubles_on_c2d(Troubles *t, const char *client_id, bool repeated) {
+        static const struct {
+                TroubleKind kind;
+                TroubleC2d what;
+        } table[] = {
+                { TROUBLE_C2D_DROP, TROUBLE_C2D_LOST },
+                { TROUBLE_C2D_DUPLICATE, TROUBLE_C2D_REPEATED },
+                { TROUBLE_C2D_REJECT, TROUBLE_C2D_REJECTED },
+                { TROUBLE_C2D_EXCEED, TROUBLE_C2D_EXCEEDED },
+        };
+
+        for (size_t i = 0; i < ELEMENTSOF(table); i++) {
+                TroubleEntry *e = find(t, table[i].kind, client_id);
+
+                if (!e || (table[i].kind == TROUBLE_C2D_DUPLICATE && repeated))
+                        continue;
+                use_up(t, e);
+                return table[i].what;
+        }
+        return TROUBLE_C2D_COMPLETED;
 }
 
 bool troubles_hold_pubacks(const Troubles *t, const char *client_id) {

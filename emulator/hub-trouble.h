@@ -25,6 +25,11 @@ typedef enum TroubleKind {
         TROUBLE_TIER,         /* cuts at every SUBSCRIBE */
         TROUBLE_SILENT,       /* reads and answers nothing */
         TROUBLE_CERTIFICATE,  /* new connections meet another server certificate */
+        /* What becomes of the next PUBACKs of devices to messages of their queues, instead of what should: */
+        TROUBLE_C2D_DROP,      /* they never come */
+        TROUBLE_C2D_DUPLICATE, /* the message comes once more */
+        TROUBLE_C2D_REJECT,    /* the message ends as one that was rejected */
+        TROUBLE_C2D_EXCEED,    /* ... as one that was delivered too often */
         _TROUBLE_KIND_MAX,
         _TROUBLE_KIND_INVALID = -EINVAL,
 } TroubleKind;
@@ -51,7 +56,7 @@ typedef struct Trouble {
         char *device;         /* a client id ("ID" also means its modules); NULL: all. Not of a
                                * certificate, which comes before a device has a name */
         usec_t ends_usec;     /* USEC_INFINITY: stays until it is ended */
-        uint64_t count;       /* REFUSE, PUBACK_DROP: how many are left, 1 and more */
+        uint64_t count;       /* REFUSE, PUBACK_DROP, C2D_...: how many are left, 1 and more */
         unsigned code;        /* REFUSE: CONNACK 1 to TROUBLE_CODE_MAX, or TROUBLE_CODE_CUT */
         usec_t delay_usec;    /* PUBACK_DELAY: how late. THROTTLE: the longest wait */
         usec_t interval_usec; /* THROTTLE: between two messages, 1 and more */
@@ -105,6 +110,18 @@ TroubleVerdict troubles_on_publish(Troubles *t, const char *client_id, const cha
 TroubleVerdict troubles_on_subscribe(Troubles *t, const char *client_id, const char **ret_cause);
 TroubleVerdict troubles_on_puback(Troubles *t, const char *client_id, usec_t now_usec,
                                   usec_t *ret_due_usec, const char **ret_cause);
+
+/* What comes of a PUBACK to a message of the device's queue. */
+typedef enum TroubleC2d {
+        TROUBLE_C2D_COMPLETED,
+        TROUBLE_C2D_LOST,
+        TROUBLE_C2D_REPEATED,
+        TROUBLE_C2D_REJECTED,
+        TROUBLE_C2D_EXCEEDED,
+} TroubleC2d;
+
+/* repeated: it was REPEATED before, which happens to a message once. */
+TroubleC2d troubles_on_c2d(Troubles *t, const char *client_id, bool repeated);
 
 /* Whether PUBACKs of that client are being held back: when no more, those that wait may leave. */
 bool troubles_hold_pubacks(const Troubles *t, const char *client_id);

@@ -26,6 +26,7 @@
 #include "emulator/ctl.h"
 #include "emulator/hub-ctl.h"
 #include "emulator/hub-front.h"
+#include "emulator/hub-report.h"
 #include "emulator/hub-tls.h"
 #include "emulator/hub.h"
 #include "emulator/state-folder.h"
@@ -56,7 +57,7 @@ typedef struct Settings {
 
 typedef struct Emulator {
         Settings settings;
-        int lock_fd, signal_fd, broker_fd;
+        int lock_fd, signal_fd, broker_fd, report_fd;
         pid_t broker;
         SSL_CTX *tls[_DOOR_MAX];
         Front *front;
@@ -298,14 +299,21 @@ static int open_doors(Emulator *e) {
 
 static int start_broker(Emulator *e) {
         _cleanup_close_ int ready_fd = -EBADF;
+        _cleanup_close_ int report_fd = -EBADF;
         BrokerOptions o = { .host = e->settings.host,
                             .secret = e->secret,
                             .token_grace_sec = e->settings.token_grace_sec };
         struct pollfd poll_fds[2];
         const char *what;
+        int report_fds[2], r;
         char byte;
-        int r;
 
+        r = hub_report_pair(report_fds);
+        if (r < 0)
+                return fail(EX_OSERR, "cannot start: %s", strerror(-r));
+        e->report_fd = report_fds[0];
+        o.report_fd = report_fd = report_fds[1];
+        front_set_hub(e->front, e->report_fd);
         r = broker_start(&o, &e->broker, &ready_fd, &what);
         if (r < 0)
                 return fail(EX_UNAVAILABLE, "%s: %s", what, strerror(-r));
@@ -385,6 +393,8 @@ static int serve(Emulator *e) {
         if (r >= 0)
                 r = front_watch(e->front, e->broker_fd, on_broker_died, e);
         if (r >= 0)
+                r = hub_ctl_serve_hub(e->ctl);
+        if (r >= 0)
                 r = front_run(e->front);
         if (r < 0)
                 return fail(EX_OSERR, "cannot go on: %s", strerror(-r));
@@ -449,7 +459,8 @@ int main(int argc, char **argv) {
                                      .amqp_port = 5671 },
                        .lock_fd = -EBADF,
                        .signal_fd = -EBADF,
-                       .broker_fd = -EBADF };
+                       .broker_fd = -EBADF,
+                       .report_fd = -EBADF };
         int r;
 
         if (standard_fds_fill() < 0)
@@ -467,6 +478,7 @@ int main(int argc, char **argv) {
         for (Door d = 0; d < _DOOR_MAX; d++)
                 SSL_CTX_free(e.tls[d]);
         explicit_bzero(e.secret, sizeof(e.secret));
+        e.report_fd = safe_close(e.report_fd);
         e.broker_fd = safe_close(e.broker_fd);
         e.signal_fd = safe_close(e.signal_fd);
         e.lock_fd = safe_close(e.lock_fd);

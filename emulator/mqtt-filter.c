@@ -3,6 +3,7 @@
 #include <assert.h>
 
 #include "emulator/mqtt-connect.h"
+#include "emulator/mqtt-route.h"
 
 #define TYPE(head) ((head) &0xf0U)
 #define CONNACK 0x20U
@@ -10,10 +11,13 @@
 #define PUBACK 0x40U
 #define SUBSCRIBE 0x80U
 #define PUBACK_BYTES 4U
-#define HELD_MAX 65535U /* as many as there are packet ids */
+#define PACKET_IDS 65535U
+#define HELD_MAX PACKET_IDS
+#define DELIVERIES_STEP 64U
 
 void mqtt_filter_done(MqttFilter *f) {
         free(f->held);
+        free(f->deliveries);
         *f = (MqttFilter){ 0 };
 }
 
@@ -52,6 +56,31 @@ static TroubleVerdict judge_up(MqttFilter *f, const uint8_t *packet, const char 
         return TROUBLE_PASS;
 }
 
+static MqttDelivery *find_delivery(MqttFilter *f, uint16_t packet_id) {
+        for (size_t i = 0; i < f->n_deliveries; i++)
+                if (f->deliveries[i].packet_id == packet_id)
+                        return f->deliveries + i;
+        return NULL;
+}
+
+/* What is acknowledged twice, or was never sent, is no news. */
+static void take_puback(MqttFilter *f, const uint8_t *packet) {
+        MqttDelivery *d = find_delivery(f, (uint16_t) (packet[2] << 8 | packet[3]));
+        MqttDelivery was;
+        TroubleC2d what;
+
+        if (!d)
+                return;
+        was = *d;
+        *d = f->deliveries[--f->n_deliveries];
+        what = troubles_on_c2d(f->troubles, f->client_id, was.repeated);
+        if (what == TROUBLE_C2D_LOST)
+                return;
+        if (what != TROUBLE_C2D_REPEATED)
+                hub_counters_add(f->counters, f->client_id, HUB_COUNTER_C2D_COMPLETED, 1);
+        f->on_acknowledged(was.sequence, what, f->userdata);
+}
+
 int mqtt_filter_up(MqttFilter *f, const uint8_t *data, size_t n, size_t *ret_pass,
                    const char **reterr_cause) {
         size_t at = 0;
@@ -67,6 +96,11 @@ int mqtt_filter_up(MqttFilter *f, const uint8_t *data, size_t n, size_t *ret_pas
                         if (r < 0) {
                                 f->up_is_foreign = true;
                                 break;
+                        }
+                        if (TYPE(data[at]) == PUBACK && size == PUBACK_BYTES) {
+                                if (n - at < PUBACK_BYTES)
+                                        break;
+                                take_puback(f, data + at);
                         }
                         if (judge_up(f, data + at, reterr_cause) == TROUBLE_CUT) {
                                 *ret_pass = at;
@@ -139,6 +173,51 @@ static void count_connack(MqttFilter *f, const uint8_t *packet) {
                          packet[3] == 0 ? HUB_COUNTER_ACCEPTED : HUB_COUNTER_REFUSED, 1);
 }
 
+/* Follows from the sequence number, so that a message keeps its packet id over the connections of a
+ * session, as MQTT 3.1.1 section 4.4 wants, and a late PUBACK names no other message. */
+static uint16_t choose_packet_id(MqttFilter *f, uint64_t sequence) {
+        uint16_t id = (uint16_t) ((sequence - 1) % PACKET_IDS + 1);
+
+        while (find_delivery(f, id))
+                id = id == PACKET_IDS ? 1 : (uint16_t) (id + 1);
+        return id;
+}
+
+static int add_delivery(MqttFilter *f, const MqttRoute *route, uint16_t *ret_packet_id) {
+        if (f->n_deliveries == f->deliveries_allocated) {
+                size_t n = f->deliveries_allocated + DELIVERIES_STEP;
+                MqttDelivery *grown = n < PACKET_IDS ? reallocarray(f->deliveries, n, sizeof(*grown))
+                                                     : NULL;
+
+                if (!grown)
+                        return -ENOMEM;
+                f->deliveries = grown;
+                f->deliveries_allocated = n;
+        }
+        *ret_packet_id = choose_packet_id(f, route->sequence);
+        f->deliveries[f->n_deliveries++] =
+                        (MqttDelivery){ route->sequence, *ret_packet_id, route->repeated };
+        return 0;
+}
+
+/* A message of the device's queue, its head at packet, becomes what the client gets, at out. 0 or -ENOMEM. */
+static int deliver(MqttFilter *f, const MqttRoute *route, const uint8_t *packet, size_t head,
+                   uint8_t *out, size_t *ret_size) {
+        uint16_t packet_id = 0;
+        int r;
+
+        if (route->qos > 0) {
+                r = add_delivery(f, route, &packet_id);
+                if (r < 0)
+                        return r;
+        }
+        *ret_size = mqtt_route_apply(route, packet, head, packet_id, out);
+        hub_counters_add(f->counters, f->client_id, HUB_COUNTER_C2D_SENT, 1);
+        if (route->qos == 0)
+                hub_counters_add(f->counters, f->client_id, HUB_COUNTER_C2D_COMPLETED, 1);
+        return 0;
+}
+
 /* What the packet at data needs before it is judged, in bytes; the size of the whole in *ret_size.
  * 0 when its size has not come yet. */
 static size_t needed_down(const uint8_t *data, size_t n, size_t *ret_size, bool *ret_foreign) {
@@ -163,9 +242,26 @@ int mqtt_filter_down(MqttFilter *f, uint8_t *data, size_t *n, usec_t now_usec, s
 
                 if (f->down_left == 0) {
                         size_t needed = needed_down(data + in, *n - in, &size, &f->down_is_foreign);
+                        size_t head, new_head;
+                        MqttRoute route;
+                        int routed;
 
                         if (needed == 0 || *n - in < needed)
                                 break;
+                        routed = TYPE(data[in]) == PUBLISH
+                                         ? mqtt_route_find(data + in, *n - in, &route, &head)
+                                         : 0;
+                        if (routed == -EAGAIN)
+                                break;
+                        if (routed > 0) {
+                                r = deliver(f, &route, data + in, head, data + out, &new_head);
+                                if (r < 0)
+                                        break;
+                                in += head;
+                                out += new_head;
+                                f->down_left = size - head;
+                                continue;
+                        }
                         if (needed == PUBACK_BYTES && TYPE(data[in]) == CONNACK)
                                 count_connack(f, data + in);
                         else if (needed == PUBACK_BYTES) {

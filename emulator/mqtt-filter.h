@@ -1,6 +1,7 @@
 /* mqtt-filter.h: the packets of one MQTT connection, both ways, after its CONNECT: counted, and let
- * through, held back or cut as the trouble that is on demands. Works on bytes as they come, in any
- * pieces; keeps no packet. Pure but for the two tables that it uses. */
+ * through, held back or cut as the trouble that is on demands. Messages of the device's queue (mqtt-route.h)
+ * get their packet ids here, and what the client says to them is told. Works on bytes as they come, in
+ * any pieces; keeps no packet. Pure but for the two tables that it uses. */
 #pragma once
 
 #include <stddef.h>
@@ -13,6 +14,15 @@ typedef struct HeldPuback {
         uint8_t id[2];
         usec_t due_usec;
 } HeldPuback;
+
+typedef struct MqttDelivery {
+        uint64_t sequence;
+        uint16_t packet_id;
+        bool repeated;
+} MqttDelivery;
+
+/* A message was acknowledged, and this comes of it. */
+typedef void (*MqttOnAcknowledged)(uint64_t sequence, TroubleC2d what, void *userdata);
 
 typedef struct MqttFilter {
         Troubles *troubles;    /* borrowed */
@@ -28,6 +38,11 @@ typedef struct MqttFilter {
 
         HeldPuback *held; /* by due time */
         size_t n_held, held_allocated;
+
+        MqttDelivery *deliveries; /* not acknowledged yet */
+        size_t n_deliveries, deliveries_allocated;
+        MqttOnAcknowledged on_acknowledged;
+        void *userdata;
 } MqttFilter;
 
 void mqtt_filter_done(MqttFilter *f);

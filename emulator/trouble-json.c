@@ -10,14 +10,13 @@ static int add_number(struct json_object *o, const char *field, bool used, uint6
 
 int trouble_to_json(const Trouble *t, usec_t now_usec, struct json_object **ret) {
         _cleanup_json_ struct json_object *o = json_object_new_object();
-        bool counts = t->kind == TROUBLE_REFUSE || t->kind == TROUBLE_PUBACK_DROP;
         bool throttles = t->kind == TROUBLE_THROTTLE;
 
         if (!o || json_add_string(o, "kind", trouble_kind_to_string(t->kind)) < 0 ||
             json_add_string(o, "device", t->device) < 0 ||
             add_number(o, "endsInUSec", t->ends_usec != USEC_INFINITY,
                        usec_sub(t->ends_usec, now_usec)) < 0 ||
-            add_number(o, "count", counts, t->count) < 0 ||
+            add_number(o, "count", t->count > 0, t->count) < 0 ||
             add_number(o, "code", t->kind == TROUBLE_REFUSE, t->code) < 0 ||
             add_number(o, "delayUSec", throttles || t->kind == TROUBLE_PUBACK_DELAY,
                        t->delay_usec) < 0 ||

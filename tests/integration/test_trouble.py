@@ -405,7 +405,7 @@ def status_tells_what_is_on_and_counts(folder):
         counters = hub.trouble_status()["counters"]
         assert counters == {
             "opened": 1, "aborted": 0, "connects": 1, "accepted": 1, "refused": 0, "cut": 0, "ended": 1, "publishes": 1,
-            "pubacks": 1, "held": 0, "dropped": 0,
+            "pubacks": 1, "held": 0, "dropped": 0, "c2dSent": 0, "c2dCompleted": 0,
         }
         assert hub.trouble_status("d1")["counters"] == {**counters, "opened": 0}
 

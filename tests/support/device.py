@@ -1,5 +1,6 @@
 """device.py: a device at the hub's MQTT door, by hand: what is sent is exactly what the test says."""
 import base64
+import collections
 import contextlib
 import json
 import os
@@ -24,6 +25,9 @@ def user_name(client_id):
 
 def device_token(device, key, **kwargs):
     return token(f"localhost/devices/{device}", key, **kwargs)
+
+
+Delivery = collections.namedtuple("Delivery", "topic body qos mid dup")
 
 
 class Mqtt:
@@ -90,6 +94,18 @@ class Mqtt:
         assert kind == 0x30, (kind, body)
         n = int.from_bytes(body[:2], "big")
         return body[2:2 + n].decode(), body[2 + n:]
+
+    def receive_delivery(self):
+        """The next packet, which must be a PUBLISH, as a Delivery."""
+        kind, body = self.receive()
+        assert kind & 0xF0 == 0x30, (kind, body)
+        n, qos = int.from_bytes(body[:2], "big"), kind >> 1 & 3
+        rest = body[2 + n:]
+        mid = int.from_bytes(rest[:2], "big") if qos else None
+        return Delivery(body[2:2 + n].decode(), rest[2 if qos else 0:], qos, mid, bool(kind & 8))
+
+    def acknowledge(self, mid):
+        self.send(0x40, mid.to_bytes(2, "big"))
 
     def connect(self, client_id, password=None, user=None, level=4, clean=False, keep_alive=60):
         flags = (2 if clean else 0) | 0x80 | (0x40 if password is not None else 0)

@@ -178,7 +178,68 @@ const HubErrorRule *hub_error_find(unsigned code, const char *name) {
         return NULL;
 }
 
-static const HubErrorRule *rule_of_status(long status) {
+/* AMQP 1.0 part 2, section 2.8.15 and part 3, section 3.5; "com.microsoft" as the SDKs know them. Where a
+ * condition says what a code of HTTP says, the code's row serves. */
+static const struct {
+        const char *condition;
+        unsigned code; /* 0: the row here */
+        HubErrorRule rule;
+} conditions[] = {
+        { "amqp:unauthorized-access", 401003, {} },
+        { "amqp:not-found", 404000, {} },
+        { "amqp:internal-error", 500001, {} },
+        { "amqp:link:message-size-exceeded", 413001, {} },
+        { "amqp:precondition-failed", 412001, {} },
+        { "amqp:not-allowed", 403000, {} },
+        { "amqp:resource-limit-exceeded", 0,
+          { 0, "", "a limit of the hub is reached",
+            "messages to a device: 50 may wait, iothubctl c2d purge empties its queue; readers: 5 for a "
+            "partition and --consumer-group",
+            EXIT_TRY_AGAIN } },
+        { "amqp:link:stolen", 0,
+          { 0, "", "another reader took the partition over",
+            "end the other reader, or name another --consumer-group", EX_NOPERM } },
+        { "amqp:link:detach-forced", 0,
+          { 0, "", "the hub ended the link", "try again; it does so when it moves or is idle",
+            EXIT_TRY_AGAIN } },
+        { "amqp:connection:forced", 0,
+          { 0, "", "the hub ended the connection", "try again; it does so when it moves or is idle",
+            EXIT_TRY_AGAIN } },
+        { "amqp:link:redirect", 0,
+          { 0, "", "the hub sends us elsewhere", "report it with the output of --verbose", EX_PROTOCOL } },
+        { "com.microsoft:server-busy", 503005, {} },
+        { "com.microsoft:timeout", 500008, {} },
+        { "com.microsoft:operation-cancelled", 499000, {} },
+        { "com.microsoft:argument-error", 400004, {} },
+        { "com.microsoft:argument-out-of-range", 400004, {} },
+        { "com.microsoft:auth-failed", 401003, {} },
+        { "com.microsoft:unauthorized-access", 401003, {} },
+        { "com.microsoft:entity-disabled", 403000, {} },
+        { "com.microsoft:quota-exceeded", 403002, {} },
+        { "com.microsoft:iot-hub-suspended", 403001, {} },
+        { "com.microsoft:iot-hub-not-found-error", 401001, {} },
+        { "com.microsoft:device-container-throttled", 429001, {} },
+        { "com.microsoft:message-lock-lost", 412002, {} },
+        { "com.microsoft:precondition-failed", 412001, {} },
+        { "com.microsoft:device-already-exists", 409001, {} },
+        { "com.microsoft:container-close", 0,
+          { 0, "", "the hub ended the link", "try again; it does so when it moves or is idle",
+            EXIT_TRY_AGAIN } },
+};
+
+const HubErrorRule *hub_error_of_condition(const char *condition) {
+        static const HubErrorRule none = { 0, "", "the hub ended it without a reason", "try again",
+                                           EXIT_TRY_AGAIN };
+        static const HubErrorRule unknown = { 0, "", "the hub refuses it", NULL, EX_PROTOCOL };
+
+        for (size_t i = 0; i < ELEMENTSOF(conditions); i++)
+                if (streq(condition, conditions[i].condition))
+                        return conditions[i].code != 0 ? hub_error_find(conditions[i].code, NULL) :
+                                                         &conditions[i].rule;
+        return *condition ? &unknown : &none;
+}
+
+const HubErrorRule *hub_error_of_status(long status) {
         static const HubErrorRule refused = { 400000, "", "the hub refuses it", NULL, EX_DATAERR };
         static const HubErrorRule failed = { 500000, "", "the hub failed", PASSING,
                                              EXIT_TRY_AGAIN };
@@ -298,7 +359,7 @@ int hub_error_parse(long status, const char *header, const char *body, size_t n,
                 e.rule = hub_error_find(0, e.name);
         e.known = e.rule;
         if (!e.rule)
-                e.rule = rule_of_status(status);
+                e.rule = hub_error_of_status(status);
         *ret = e;
         return r;
 }

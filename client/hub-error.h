@@ -32,5 +32,12 @@ void hub_error_done(HubError *e);
 /* By number or, where that is 0, by name in any case; NULL: not in the table. */
 const HubErrorRule *hub_error_find(unsigned code, const char *name);
 
+/* By the status alone, as of HTTP; never NULL. */
+const HubErrorRule *hub_error_of_status(long status);
+
+/* By the condition of an AMQP error, such as "amqp:not-found"; never NULL. Rules without a code of the
+ * hub's have code 0. */
+const HubErrorRule *hub_error_of_condition(const char *condition);
+
 /* The table, for tests and the manual; ends with code 0. */
 extern const HubErrorRule hub_error_rules[];

@@ -26,11 +26,20 @@ static void check_mode(const char *path) {
                 say_error("Others may read %s, which holds a key: chmod 600 %s", path, path);
 }
 
-static int parse(const char *text, const char *where, ConnectionString *ret) {
+/* What a text may be. */
+typedef struct Wanted {
+        ConnectionString *hub;
+        EventsLogin *events; /* NULL: not here */
+} Wanted;
+
+static int parse(const char *text, const char *where, const Wanted *to) {
         _cleanup_free_ char *reason = NULL;
         int r;
 
-        r = connection_string_parse(text, CONNECTION_STRING_SERVICE, ret, &reason);
+        if (to->events && events_login_is_one(text))
+                r = events_login_parse(text, to->events, &reason);
+        else
+                r = connection_string_parse(text, CONNECTION_STRING_SERVICE, to->hub, &reason);
         if (r == -ENOMEM)
                 return say_out_of_memory();
         if (r < 0) {
@@ -40,7 +49,7 @@ static int parse(const char *text, const char *where, ConnectionString *ret) {
         return EX_OK;
 }
 
-static int from_file(const char *path, ConnectionString *ret) {
+static int from_file(const char *path, const Wanted *to) {
         _cleanup_(erase_and_freep) char *text = NULL;
         int r;
 
@@ -50,20 +59,20 @@ static int from_file(const char *path, ConnectionString *ret) {
                 return r == -EACCES ? EX_NOPERM : EX_CONFIG;
         }
         check_mode(path);
-        return parse(text, path, ret);
+        return parse(text, path, to);
 }
 
-int login_load(const Globals *g, ConnectionString *ret) {
+static int load(const Globals *g, const Wanted *to) {
         _cleanup_free_ char *path = NULL;
         char *text;
         int r;
 
         if (g->login_file)
-                return from_file(g->login_file, ret);
+                return from_file(g->login_file, to);
 
         text = getenv("IOTHUB_CONNECTION_STRING");
         if (text && *text) {
-                r = parse(text, "$IOTHUB_CONNECTION_STRING", ret);
+                r = parse(text, "$IOTHUB_CONNECTION_STRING", to);
                 explicit_bzero(text, strlen(text)); /* /proc/PID/environ shows this memory */
                 return r;
         }
@@ -76,5 +85,13 @@ int login_load(const Globals *g, ConnectionString *ret) {
                           path);
                 return EX_CONFIG;
         }
-        return from_file(path, ret);
+        return from_file(path, to);
+}
+
+int login_load(const Globals *g, ConnectionString *ret) {
+        return load(g, &(Wanted){ .hub = ret });
+}
+
+int login_load_events(const Globals *g, ConnectionString *ret_hub, EventsLogin *ret_events) {
+        return load(g, &(Wanted){ .hub = ret_hub, .events = ret_events });
 }

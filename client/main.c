@@ -34,6 +34,7 @@ static const Verb *const verbs[] = {
         &verb_twin_replace,
         &verb_invoke,
         &verb_c2d_purge,
+        &verb_monitor,
         &verb_query,
         &verb_stats,
         &verb_sas,
@@ -135,6 +136,7 @@ int main(int argc, char **argv) {
         Globals g = {
                 .socket_path = DAEMON_SOCKET_DEFAULT,
                 .https_port = 443,
+                .amqp_port = 5671,
         };
 
         /* Else the socket would get the number of the output that is closed. */

@@ -13,6 +13,8 @@ const Option global_options[] = {
           option_path, offsetof(Globals, ca_file) },
         { "https-port", 0, "PORT", "HTTPS port of the hub (default: 443)", option_port,
           offsetof(Globals, https_port) },
+        { "amqp-port", 0, "PORT", "AMQP port of the hub (default: 5671)", option_port,
+          offsetof(Globals, amqp_port) },
         { "json", 0, NULL, "Print JSON, for programs", option_flag, offsetof(Globals, json) },
         { "verbose", 'v', NULL, "Show what goes to the hub and comes back, without secrets",
           option_flag, offsetof(Globals, verbose) },

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "lib/macro.h"
-#include "daemon/backoff.h"
+#include "lib/backoff.h"
 
 typedef enum UplinkErrorClass {
         UPLINK_ERROR_NONE,

@@ -9,7 +9,7 @@
 
 #include "lib/macro.h"
 #include "lib/time-util.h"
-#include "daemon/backoff.h"
+#include "lib/backoff.h"
 #include "daemon/uplink-reason.h"
 
 typedef enum UplinkState {

@@ -12,12 +12,16 @@ int json_text_append_string(Buffer *out, const char *s, size_t n) {
         for (size_t i = 0; i < n && r >= 0; i++) {
                 unsigned char c = (unsigned char) s[i];
 
-                if (c >= 0x20 && c != '"' && c != '\\')
+                if (c >= 0x20 && c != '"' && c != '\\' && c != 0x7f && c != 0xc2)
+                        continue;
+                if (c == 0xc2 && (i + 1 >= n || (unsigned char) s[i + 1] >= 0xa0))
                         continue;
                 r = buffer_append(out, s + from, i - from);
+                if (c == 0xc2) /* U+0080 to U+009F, whose number is its second byte */
+                        c = (unsigned char) s[++i];
                 if (r >= 0)
-                        r = c >= 0x20 ? buffer_appendf(out, "\\%c", c)
-                                      : buffer_appendf(out, "\\u%04x", c);
+                        r = c == '"' || c == '\\' ? buffer_appendf(out, "\\%c", c) :
+                                                    buffer_appendf(out, "\\u%04x", c);
                 from = i + 1;
         }
         if (r >= 0)

@@ -1,6 +1,6 @@
 #include "tests/support/test.h"
 
-#include "daemon/backoff.h"
+#include "lib/backoff.h"
 #include "tests/support/random.h"
 
 static const BackoffBounds defaults = {

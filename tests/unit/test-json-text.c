@@ -51,4 +51,8 @@ TEST(a_string_is_escaped_where_it_must_be) {
         ck_assert_uint_eq(b.size, strlen("\"a\\\"b\\\\c\\u000a\\u0001\303\251\""));
         ck_assert_mem_eq(b.data, "\"a\\\"b\\\\c\\u000a\\u0001\303\251\"", b.size);
         ck_assert(json_text_is_valid((char *) b.data, b.size, 1));
+        b.size = 0;
+        assert_ok(json_text_append_string(&b, "\177\302\233\302\240", 5)); /* DEL, U+009B, U+00A0 */
+        ck_assert_uint_eq(b.size, strlen("\"\\u007f\\u009b\302\240\""));
+        ck_assert_mem_eq(b.data, "\"\\u007f\\u009b\302\240\"", b.size);
 }

@@ -1,4 +1,4 @@
-#include "daemon/backoff.h"
+#include "lib/backoff.h"
 
 #include <assert.h>
 

@@ -20,6 +20,25 @@ static const struct {
         { "$.on", "outputName" },      { "$.schema", "messageSchema" },
 };
 
+static const char *const auth_scope_names[_HUB_AUTH_SCOPE_MAX] = {
+        [HUB_AUTH_SCOPE_DEVICE] = "device",
+        [HUB_AUTH_SCOPE_MODULE] = "module",
+        [HUB_AUTH_SCOPE_HUB] = "hub",
+};
+
+static const char *const auth_type_names[_HUB_AUTH_TYPE_MAX] = {
+        [HUB_AUTH_TYPE_SAS] = "sas",
+        [HUB_AUTH_TYPE_X509] = "x509",
+};
+
+const char *hub_auth_scope_to_string(HubAuthScope scope) {
+        return auth_scope_names[scope];
+}
+
+const char *hub_auth_type_to_string(HubAuthType type) {
+        return auth_type_names[type];
+}
+
 static int append_literal(Buffer *out, const char *s) {
         return buffer_append_string(out, s);
 }

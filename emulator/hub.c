@@ -69,6 +69,7 @@ struct Hub {
         atomic_bool has_notices;
         HubC2d *c2d;
 
+        HubEvents *stored;
         LineLog events; /* the broker's thread */
         uint64_t next_sequence;
         Buffer line;
@@ -96,6 +97,7 @@ Hub *hub_free(Hub *h) {
         free(h->notices);
         hub_c2d_free(h->c2d);
         hub_store_free(h->store);
+        hub_events_free(h->stored);
         line_log_done(&h->events);
         buffer_done(&h->line);
         pthread_mutex_destroy(&h->mutex);
@@ -263,6 +265,8 @@ int hub_open(int dir_fd, const char *host, Hub **ret) {
                 r = hub_c2d_new(h->store, &h->c2d);
         if (r >= 0)
                 r = open_events(h);
+        if (r >= 0)
+                r = hub_events_open(h->dir_fd, &HUB_EVENTS_LIMITS_DEFAULT, &h->stored, NULL);
         if (r < 0)
                 return r;
 
@@ -805,6 +809,10 @@ void hub_device_note(Hub *h, const char *client_id, bool connected, usec_t activ
                 p->last_activity_usec = MAX(p->last_activity_usec, activity_usec);
         }
         hub_unlock(h);
+}
+
+HubEvents *hub_events(Hub *h) {
+        return h->stored;
 }
 
 int hub_event_append(Hub *h, const HubEvent *e) {

@@ -1,6 +1,6 @@
 /* hub.h: the state of the hub: policies, identities, twins, received events. No socket.
  * The doors (hub-mqtt, hub-registry) call it from their own threads; each function below locks by
- * itself, except hub_event_append(), which belongs to the broker's thread. */
+ * itself. */
 #pragma once
 
 #include <stdbool.h>
@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "emulator/hub-device.h"
+#include "emulator/hub-events.h"
 #include "lib/macro.h"
 #include "lib/time-util.h"
 
@@ -108,17 +109,8 @@ int hub_notice_add(Hub *h, const HubNotice *n);
 /* Takes the oldest notice; *ret is the caller's. 1, or 0: none. Cheap when there is none. */
 int hub_notice_take(Hub *h, HubNotice *ret);
 
-typedef struct HubEvent {
-        const char *device_id;
-        const char *module_id; /* or NULL */
-        uint64_t generation;   /* of the identity */
-        usec_t enqueued_usec;  /* realtime */
-        const char *bag;       /* encoded properties, as in the topic */
-        size_t bag_size;
-        const void *body;
-        size_t body_size;
-        bool retain; /* the hub keeps no message, it only marks the event */
-} HubEvent;
+/* The received events. They lock by themselves. */
+HubEvents *hub_events(Hub *h);
 
 /* Appends an event as one line of events.jsonl; when it returns 0 the line is written and outlives
  * this process. 0, -EMSGSIZE (over the hub's limit as the hub counts), -EINVAL (the bag is none),

@@ -126,13 +126,13 @@ int amqp_loop_exit_code(const AmqpLoop *l, int r, AmqpConnection *c, const char 
         return EX_IOERR;
 }
 
-void amqp_loop_end_by_signal(const AmqpLoop *l) {
+void amqp_loop_end_by_signal(int signal_number) {
         sigset_t set;
 
-        if (l->signal == 0)
+        if (signal_number == 0)
                 return;
         our_signals(&set);
-        (void) signal(l->signal, SIG_DFL);
-        (void) raise(l->signal);
+        (void) signal(signal_number, SIG_DFL);
+        (void) raise(signal_number);
         (void) sigprocmask(SIG_UNBLOCK, &set, NULL); /* it ends the process here */
 }

@@ -32,5 +32,5 @@ int amqp_loop_drain(AmqpLoop *l);
 /* The exit code for a result of the above, told where it is not yet. connection may be NULL. */
 int amqp_loop_exit_code(const AmqpLoop *l, int r, AmqpConnection *c, const char *what);
 
-/* When all is told: a signal that came ends the process, as it would have. */
-void amqp_loop_end_by_signal(const AmqpLoop *l);
+/* When all is told and freed: the signal that came (0: none) ends the process, as it would have. */
+void amqp_loop_end_by_signal(int signal_number);

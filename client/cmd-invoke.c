@@ -1,4 +1,4 @@
-/* What a service asks of a device at once: its methods, and the queue of messages to it. */
+/* What a service asks of a device at once: its methods. */
 #include "lib/fd-util.h"
 #include "lib/json-util.h"
 #include "lib/string-util.h"
@@ -168,54 +168,4 @@ const Verb verb_invoke = {
                        "in time; the method may have run then. The call is never made twice by itself.",
         .options = invoke_options,
         .run = cmd_invoke,
-};
-
-static int cmd_purge(const Verb *verb, Globals *g, int argc, char **argv) {
-        _cleanup_(registry_answer_done) RegistryAnswer a = {};
-        _cleanup_(hub_session_done) HubSession h = {};
-        _cleanup_free_ char *device = NULL, *path = NULL, *what = NULL;
-        RegistryRequest q = { .method = "DELETE" };
-        IdentityName name;
-        uint64_t n;
-        int r;
-
-        r = verb_parse(verb, g, NULL, &argc, &argv);
-        if (r <= 0)
-                return verb_parse_exit_code(r);
-        name = (IdentityName){ .device = argv[0] };
-        r = identity_name_check(&name);
-        if (r != EX_OK)
-                return r;
-        if (identity_path("devices", &name, &device) < 0 ||
-            format_string(&path, "%s/commands", device) < 0 ||
-            identity_what("purge the messages to", &name, &what) < 0)
-                return say_out_of_memory();
-        q.path = path;
-        q.what = what;
-        r = hub_session_open(g, /* quiet= */ false, &h);
-        if (r == EX_OK)
-                r = registry_client_call(h.client, &q, &a);
-        if (r != EX_OK)
-                return r;
-        if (!json_object_is_type(a.body, json_type_object) ||
-            json_get_u64(a.body, "totalMessagesPurged", &n) <= 0) {
-                say_error("The hub's answer is not understood");
-                return EX_PROTOCOL;
-        }
-        if (g->json)
-                print_json(a.body);
-        else
-                printf("%" PRIu64 " messages to %s purged\n", n, argv[0]);
-        return EX_OK;
-}
-
-const Verb verb_c2d_purge = {
-        .group = "c2d",
-        .hub = true,
-        .name = "purge",
-        .arguments = "DEVICE",
-        .arguments_min = 1,
-        .arguments_max = 1,
-        .summary = "Throw away the messages that wait for a device",
-        .run = cmd_purge,
 };

@@ -1,20 +1,17 @@
 /* Shows the events that arrive at a hub. A connection leads, over the hub's redirect, to its events endpoint;
  * when it is lost, the next one goes on where the readers of the partitions are. */
-#include <openssl/rand.h>
-
-#include "lib/backoff.h"
-#include "lib/parse-util.h"
 #include "lib/string-util.h"
 #include "client/amqp-cbs.h"
 #include "client/amqp-endpoint.h"
 #include "client/amqp-receiver.h"
+#include "client/amqp-retry.h"
 #include "client/event-filter.h"
 #include "client/event-output.h"
 #include "client/identity.h"
 #include "client/login.h"
 #include "client/output.h"
 
-#define FIRST_TRIES_MAX 4U /* of a hub that is busy; one that is not there is told at once */
+#define WHAT "Cannot read the events"
 #define LOOKUP_TIMEOUT_USEC (10 * USEC_PER_SEC)
 #define GROUP_LENGTH_MAX 128U
 
@@ -23,19 +20,6 @@ typedef struct MonitorSettings {
         uint64_t count;
         usec_t timeout_usec;
 } MonitorSettings;
-
-static int option_count(const char *value, void *field) {
-        uint64_t n;
-        int r;
-
-        r = parse_u64(value, &n);
-        if (r < 0)
-                return r;
-        if (n == 0)
-                return -ERANGE;
-        *(uint64_t *) field = n;
-        return 0;
-}
 
 static const Option monitor_options[] = {
         { "from", 0, "WHEN",
@@ -74,9 +58,7 @@ typedef struct Monitor {
 
         uint64_t n_shown, n_others;
         usec_t begun_usec, last_shown_usec; /* CLOCK_MONOTONIC */
-        bool reached;  /* events could be read once */
-        bool lived;    /* on this connection */
-        unsigned n_failed;
+        AmqpRetry retry;
 } Monitor;
 
 static bool is_finished(const Monitor *m) {
@@ -178,6 +160,10 @@ static void disconnect(Monitor *m) {
 }
 
 static void announce(const Monitor *m) {
+        if (m->retry.reached) {
+                say_error("Reading on");
+                return;
+        }
         say_error("Watching %s: %zu partitions, consumer group %s, from %s; Ctrl-C ends", m->events.entity,
                   event_receivers_count(m->receivers), m->settings->group, m->settings->from);
 }
@@ -205,67 +191,34 @@ static int read_events(Monitor *m) {
                         r = event_receivers_resume(m->receivers);
                 if (r >= 0 && !is_finished(m))
                         r = amqp_loop_turn(&m->loop, m->connection, MIN(next_usec, silence_deadline(m)));
-                if (m->n_shown != before) {
+                if (m->n_shown != before)
                         m->last_shown_usec = now_usec(CLOCK_MONOTONIC);
-                        m->lived = true;
-                        m->n_failed = 0;
-                }
         }
         return r;
 }
 
 /* ---- connections that come and go ---- */
 
-static bool may_try_again(const Monitor *m, const AmqpError *e) {
-        if (!m->reached) /* what only the hub can say, such as that it is busy */
-                return e->passing && e->rule && m->n_failed + 1 < FIRST_TRIES_MAX;
-        if (e->passing)
-                return true;
-        /* A token ends; the next connection has a new one. */
-        return m->lived && e->exit_code == EX_NOPERM;
-}
-
-static int wait_to_reconnect(Monitor *m) {
-        static const BackoffBounds bounds = {
-                .min_usec = USEC_PER_SEC,
-                .max_usec = 30 * USEC_PER_SEC,
-                .cut_max_usec = 30 * USEC_PER_SEC,
-                .refused_max_usec = USEC_PER_MINUTE,
-        };
-        char text[FORMAT_TIMESPAN_MAX];
-        uint64_t random = 0;
-        usec_t delay;
-
-        (void) RAND_bytes((unsigned char *) &random, sizeof(random)); /* without, all wait equally long */
-        delay = backoff_delay_usec(BACKOFF_FAILED, m->n_failed++, &bounds, random);
-        delay -= delay % USEC_PER_MSEC;
-        say_error("%s in %s", m->reached ? "Reading on" : "Trying again",
-                  format_timespan(text, sizeof(text), delay));
-        return amqp_loop_sleep(&m->loop, delay);
-}
-
 /* 0: it ended as it should; else as amqp_loop_turn(), with the connection still there for its error. */
 static int run_connections(Monitor *m) {
-        AmqpError *e;
+        AmqpError error;
         int r;
 
         for (;;) {
-                m->lived = false;
+                amqp_retry_begin(&m->retry);
                 r = connect_events(m);
                 if (r >= 0) {
-                        if (!m->reached)
-                                announce(m);
-                        m->reached = m->lived = true;
+                        announce(m);
+                        amqp_retry_succeeded(&m->retry);
                         r = read_events(m);
                 }
                 if (r != -EIO || !m->connection)
                         return r;
-                e = amqp_connection_error(m->connection);
-                if (!may_try_again(m, e))
+                error = *amqp_connection_error(m->connection);
+                if (!amqp_retry_may(&m->retry, &error))
                         return r;
-                (void) amqp_error_say(e, m->reached ? "Connection lost" : "Cannot read the events");
                 disconnect(m);
-                r = wait_to_reconnect(m);
+                r = amqp_retry_wait(&m->retry, &m->loop, &error, WHAT);
                 if (r < 0)
                         return r;
         }
@@ -380,8 +333,8 @@ static int run(Monitor *m) {
                 if (r >= 0)
                         r = amqp_loop_drain(&m->loop);
         }
-        code = amqp_loop_exit_code(&m->loop, r, m->connection, "Cannot read the events");
-        if (r != -EPIPE && m->reached)
+        code = amqp_loop_exit_code(&m->loop, r, m->connection, WHAT);
+        if (r != -EPIPE && m->retry.reached)
                 say_summary(m);
         if (r >= 0 && m->settings->count > 0 && !is_finished(m))
                 code = EXIT_TRY_AGAIN;
@@ -425,7 +378,7 @@ static int cmd_monitor(const Verb *verb, Globals *g, int argc, char **argv) {
         };
         Monitor m = { .globals = g, .settings = &s, .loop.signal_fd = -EBADF };
         EventStart start;
-        int r;
+        int r, signal_number;
 
         r = verb_parse(verb, g, &s, &argc, &argv);
         if (r <= 0)
@@ -437,12 +390,9 @@ static int cmd_monitor(const Verb *verb, Globals *g, int argc, char **argv) {
                 r = open_monitor(&m, &start);
         if (r == EX_OK)
                 r = run(&m);
-        {
-                const AmqpLoop loop = { .signal = m.loop.signal };
-
-                monitor_done(&m);
-                amqp_loop_end_by_signal(&loop);
-        }
+        signal_number = m.loop.signal;
+        monitor_done(&m);
+        amqp_loop_end_by_signal(signal_number);
         return r;
 }
 

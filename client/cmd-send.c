@@ -14,20 +14,6 @@ typedef struct SendSettings {
         MessageFields fields;
 } SendSettings;
 
-static int parse_property(const char *value, void *field) {
-        PropertyBag *bag = field;
-        _cleanup_free_ char *name = NULL;
-        const char *equals;
-
-        equals = strchr(value, '=');
-        if (!equals || equals == value)
-                return -EINVAL;
-        name = strndup(value, (size_t) (equals - value));
-        if (!name)
-                return -ENOMEM;
-        return property_bag_add(bag, name, equals + 1);
-}
-
 static int parse_lane(const char *value, void *field) {
         if (!streq(value, "urgent") && !streq(value, "normal") && !streq(value, "bulk"))
                 return -EINVAL;
@@ -51,7 +37,7 @@ static const Option send_options[] = {
           offsetof(SendSettings, fields.message_id) },
         { "correlation-id", 0, "TEXT", "Correlation id; %n as above", option_string,
           offsetof(SendSettings, fields.correlation_id) },
-        { "property", 'p', "NAME=VALUE", "Application property; may be repeated", parse_property,
+        { "property", 'p', "NAME=VALUE", "Application property; may be repeated", option_property,
           offsetof(SendSettings, fields.properties) },
         { "content-type", 0, "TYPE", "Such as application/json", option_string,
           offsetof(SendSettings, fields.content_type) },

@@ -7,7 +7,7 @@
 
 #include "lib/base64.h"
 #include "lib/json-text.h"
-#include "lib/string-util.h"
+#include "lib/parse-util.h"
 #include "lib/time-util.h"
 #include "lib/utf8.h"
 
@@ -98,11 +98,9 @@ static int put_json_text(Buffer *out, AmqpBytes b) {
 }
 
 static int put_uuid(Buffer *out, AmqpBytes b) {
-        const uint8_t *u = b.data;
+        char text[37];
 
-        return buffer_appendf(out, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", u[0],
-                              u[1], u[2], u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10], u[11], u[12], u[13],
-                              u[14], u[15]);
+        return put(out, format_uuid(b.data, text));
 }
 
 /* Without appendf's two passes: numbers are in every event. */

@@ -3,6 +3,7 @@
 #include <getopt.h>
 
 #include "lib/parse-util.h"
+#include "lib/property-bag.h"
 #include "client/options.h"
 #include "client/output.h"
 
@@ -25,6 +26,23 @@ int option_path(const char *value, void *field) {
 
 int option_u64(const char *value, void *field) {
         return parse_u64(value, field);
+}
+
+int option_count(const char *value, void *field) {
+        return parse_u64_range(value, 1, UINT64_MAX, field);
+}
+
+int option_property(const char *value, void *field) {
+        _cleanup_free_ char *name = NULL;
+        const char *equals;
+
+        equals = strchr(value, '=');
+        if (!equals || equals == value)
+                return -EINVAL;
+        name = strndup(value, (size_t) (equals - value));
+        if (!name)
+                return -ENOMEM;
+        return property_bag_add(field, name, equals + 1);
 }
 
 int option_timespan(const char *value, void *field) {

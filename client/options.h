@@ -21,9 +21,11 @@ int option_flag(const char *value, void *field);     /* bool */
 int option_string(const char *value, void *field);   /* const char * */
 int option_path(const char *value, void *field);     /* const char *, not empty */
 int option_u64(const char *value, void *field);      /* uint64_t */
+int option_count(const char *value, void *field);    /* uint64_t, not 0 */
 int option_timespan(const char *value, void *field); /* usec_t */
 int option_ttl(const char *value, void *field);      /* usec_t, neither 0 nor infinity */
 int option_port(const char *value, void *field);     /* unsigned, 1..65535 */
+int option_property(const char *value, void *field); /* PropertyBag, to which it adds NAME=VALUE */
 
 typedef struct OptionTable {
         const Option *options;

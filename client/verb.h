@@ -42,7 +42,8 @@ extern const Verb verb_device_create, verb_device_show, verb_device_list, verb_d
                 verb_device_connection_string;
 extern const Verb verb_module_create, verb_module_show, verb_module_list, verb_module_update,
                 verb_module_delete, verb_module_renew_key, verb_module_connection_string;
-extern const Verb verb_twin_show, verb_twin_update, verb_twin_replace, verb_invoke, verb_c2d_purge;
+extern const Verb verb_twin_show, verb_twin_update, verb_twin_replace, verb_invoke;
+extern const Verb verb_c2d_send, verb_c2d_purge, verb_feedback;
 extern const Verb verb_monitor;
 extern const Verb verb_query, verb_stats, verb_sas, verb_device_import, verb_device_export;
 

@@ -216,3 +216,20 @@ char *format_id128(const uint8_t id[static 16], char buf[static 33]) {
         buf[32] = 0;
         return buf;
 }
+
+char *format_uuid(const uint8_t id[static 16], char buf[static 37]) {
+        static const uint8_t ends[] = { 8, 12, 16, 20, 32 }; /* of the groups, in digits */
+        char digits[33], *p = buf;
+        unsigned from = 0;
+
+        format_id128(id, digits);
+        for (unsigned i = 0; i < ELEMENTSOF(ends); i++) {
+                if (i > 0)
+                        *p++ = '-';
+                memcpy(p, digits + from, ends[i] - from);
+                p += ends[i] - from;
+                from = ends[i];
+        }
+        *p = 0;
+        return buf;
+}

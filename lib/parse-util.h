@@ -29,3 +29,6 @@ int parse_id128(const char *s, uint8_t ret[static 16]);
 
 /* 16 bytes to 32 lower-case hex digits and a NUL. Returns buf. */
 char *format_id128(const uint8_t id[static 16], char buf[static 33]);
+
+/* The same as a UUID, with its dashes. Returns buf. */
+char *format_uuid(const uint8_t id[static 16], char buf[static 37]);

@@ -4,6 +4,14 @@
 #include "lib/parse-util.h"
 #include "tests/support/random.h"
 
+TEST(an_id_as_a_uuid) {
+        uint8_t id[16];
+        char text[37];
+
+        assert_ok(parse_id128("00112233-4455-6677-8899-aabbccddeeff", id));
+        ck_assert_str_eq(format_uuid(id, text), "00112233-4455-6677-8899-aabbccddeeff");
+}
+
 TEST(decimal_numbers_up_to_64_bits) {
         uint64_t v = 7;
 

@@ -1,0 +1,43 @@
+#include "client/amqp-retry.h"
+
+#include <openssl/rand.h>
+
+#include "lib/backoff.h"
+#include "client/output.h"
+
+#define FIRST_TRIES_MAX 4U
+
+void amqp_retry_begin(AmqpRetry *r) {
+        r->lived = false;
+}
+
+void amqp_retry_succeeded(AmqpRetry *r) {
+        r->reached = r->lived = true;
+        r->n_failed = 0;
+}
+
+bool amqp_retry_may(const AmqpRetry *r, const AmqpError *e) {
+        if (!r->reached)
+                return e->passing && e->rule && r->n_failed + 1 < FIRST_TRIES_MAX;
+        /* A token ends; the next connection has a new one. */
+        return e->passing || (r->lived && e->exit_code == EX_NOPERM);
+}
+
+int amqp_retry_wait(AmqpRetry *r, AmqpLoop *loop, const AmqpError *e, const char *what) {
+        static const BackoffBounds bounds = {
+                .min_usec = USEC_PER_SEC,
+                .max_usec = 30 * USEC_PER_SEC,
+                .cut_max_usec = 30 * USEC_PER_SEC,
+                .refused_max_usec = USEC_PER_MINUTE,
+        };
+        char text[FORMAT_TIMESPAN_MAX];
+        uint64_t random = 0;
+        usec_t delay;
+
+        (void) RAND_bytes((unsigned char *) &random, sizeof(random)); /* without, all wait equally long */
+        delay = backoff_delay_usec(BACKOFF_FAILED, r->n_failed++, &bounds, random);
+        delay -= delay % USEC_PER_MSEC;
+        (void) amqp_error_say(e, r->reached ? "Connection lost" : what);
+        say_error("Trying again in %s", format_timespan(text, sizeof(text), delay));
+        return amqp_loop_sleep(loop, delay);
+}

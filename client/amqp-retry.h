@@ -1,0 +1,21 @@
+/* amqp-retry.h: which failures of a connection are worth another one, and the wait before it. */
+#pragma once
+
+#include "client/amqp-loop.h"
+
+typedef struct AmqpRetry {
+        bool reached; /* it worked once */
+        bool lived;   /* it worked on this connection */
+        unsigned n_failed;
+} AmqpRetry;
+
+/* A new connection is tried; it worked. */
+void amqp_retry_begin(AmqpRetry *r);
+void amqp_retry_succeeded(AmqpRetry *r);
+
+/* Before it has worked once, only what the hub itself may answer otherwise later, and a few times: a host
+ * that is not there is told at once. */
+bool amqp_retry_may(const AmqpRetry *r, const AmqpError *e);
+
+/* Tells the error and waits, longer each time. As amqp_loop_turn(). */
+int amqp_retry_wait(AmqpRetry *r, AmqpLoop *loop, const AmqpError *e, const char *what);

@@ -42,7 +42,7 @@ static size_t read_prefix(const uint8_t *topic, size_t n, MqttRoute *ret) {
 
         for (; i < n && topic[i] >= '0' && topic[i] <= '9'; i++)
                 sequence = sequence * 10 + (uint64_t) (topic[i] - '0');
-        if (i + 3 > n || topic[i] != '/' || topic[i + 1] < '0' || topic[i + 1] > '7' ||
+        if (i == PREFIX_SIZE || i + 3 > n || topic[i] != '/' || topic[i + 1] < '0' || topic[i + 1] > '7' ||
             topic[i + 2] != '/')
                 return 0;
         *ret = (MqttRoute){ .sequence = sequence,

@@ -322,7 +322,9 @@ static void measure_evidence(Outbox *o) {
         }
 }
 
-/* Opens what is there: segments in use stay in found, spares go to the spares. */
+/* Opens what is there: segments in use stay in found, spares go to the spares. A spare may be the work of a process that
+ * was killed, known to the page cache alone: after a power cut it would be shorter, and a segment that is shorter than its
+ * header says is taken for a damaged one. */
 static int load_segments(Recovery *r) {
         Outbox *o = r->o;
         size_t n = 0;
@@ -339,6 +341,8 @@ static int load_segments(Recovery *r) {
                 q = segment_open(o, f.segment);
                 if (q >= 0)
                         q = segment_load(r, &f);
+                if (q == 0 && o->io->fdatasync(o->io, f.segment->read_fd) < 0)
+                        q = -EBADMSG;
                 segment_close(o, f.segment);
                 if (q > 0 && (f.position ? f.segment->lane != OUTBOX_LANE_POSITION
                                          : f.segment->lane >= OUTBOX_N_MESSAGE_LANES))
@@ -352,6 +356,103 @@ static int load_segments(Recovery *r) {
         if (q >= 0 && n > 1)
                 qsort(r->found, n, sizeof(*r->found), compare_found);
         return q < 0 ? q : 0;
+}
+
+/* 0; 1: a part could not be read; or -errno. */
+static int for_each_record(Recovery *r, size_t i, int (*f)(Recovery *r, size_t i, const OutboxRecord *record)) {
+        OutboxSegment *s = r->found[i].segment;
+        OutboxSegmentScan scan;
+        OutboxRecord record;
+        uint64_t offset;
+        int q;
+
+        q = segment_open(r->o, s);
+        if (q < 0)
+                return q;
+        outbox_segment_scan_file(&scan, r->o->io, s->read_fd, s->salt, OUTBOX_SEGMENT_HEADER_SIZE, s->end);
+        while ((q = outbox_segment_scan_next(&scan, &record, &offset)) > 0) {
+                q = f(r, i, &record);
+                if (q < 0)
+                        break;
+        }
+        if (q == 0 && scan.unreadable)
+                q = scan.readable ? 1 : -EIO; /* nothing at all: the disk is away */
+        outbox_segment_scan_done(&scan);
+        segment_close(r->o, s);
+        return q;
+}
+
+/* Of a batch that failed and was tried again in other segments, those of the first try may still be there, or be back:
+ * nobody waits until a name is gone from the disk. They hold nothing else, so they go again; else what they hold of the
+ * batch, torn, would count in place of the whole. */
+static void remove_abandoned(Recovery *r, size_t i) {
+        OutboxSegment *s = r->found[i].segment;
+        char name[OUTBOX_SEGMENT_NAME_MAX];
+
+        outbox_segment_name(s->position, s->number, name);
+        (void) r->o->io->unlinkat(r->o->io, r->o->dir_fd, name); /* the next start tries again */
+        outbox_segment_free(r->o, s);
+        r->found[i].segment = NULL;
+}
+
+static int see_lane_seq(Recovery *r, size_t i, const OutboxRecord *record) {
+        OutboxMessageRecord m;
+
+        if (outbox_message_record_decode(record, &m) >= 0)
+                r->last_seen = MAX(r->last_seen, m.lane_seq);
+        return 0;
+}
+
+/* Without its header a segment does not tell which try it is from. The last try is one row of messages without an overlap.
+ * 1 or 0; or -errno. */
+static int begins_inside(Recovery *r, size_t i, size_t from, size_t to, uint32_t attempt) {
+        uint64_t lane_seq = r->found[i].segment->first_lane_seq;
+
+        for (size_t k = from; k < to; k++) {
+                OutboxSegment *s = r->found[k].segment;
+                int q;
+
+                if (!s || r->found[k].header_damaged || s->attempt != attempt || s->first_lane_seq > lane_seq)
+                        continue;
+                r->last_seen = 0;
+                q = for_each_record(r, k, see_lane_seq);
+                if (q < 0)
+                        return q;
+                if (r->last_seen >= lane_seq)
+                        return 1;
+        }
+        return 0;
+}
+
+/* Segments that one batch began are neighbours. */
+static int drop_abandoned(Recovery *r) {
+        size_t n = 0;
+
+        for (size_t from = 0, to; from < r->n_found; from = to) {
+                unsigned lane = r->found[from].segment->lane;
+                uint64_t batch = r->found[from].segment->first_batch;
+                uint32_t attempt = 0;
+
+                for (to = from; to < r->n_found && r->found[to].segment->lane == lane &&
+                                r->found[to].segment->first_batch == batch;
+                     to++)
+                        if (!r->found[to].header_damaged)
+                                attempt = MAX(attempt, r->found[to].segment->attempt);
+                for (size_t i = from; i < to && attempt > 0 && lane != OUTBOX_LANE_POSITION; i++) {
+                        int q = r->found[i].header_damaged ? begins_inside(r, i, from, to, attempt)
+                                                           : r->found[i].segment->attempt < attempt;
+
+                        if (q < 0)
+                                return q;
+                        if (q > 0)
+                                remove_abandoned(r, i);
+                }
+        }
+        for (size_t i = 0; i < r->n_found; i++)
+                if (r->found[i].segment)
+                        r->found[n++] = r->found[i];
+        r->n_found = n;
+        return 0;
 }
 
 static bool same_lane(const Recovery *r, size_t i, size_t j) {
@@ -387,30 +488,6 @@ static int sync_scanned(Recovery *r) {
                 segment_close(r->o, s);
         }
         return 0;
-}
-
-/* 0; 1: a part could not be read; or -errno. */
-static int for_each_record(Recovery *r, size_t i, int (*f)(Recovery *r, size_t i, const OutboxRecord *record)) {
-        OutboxSegment *s = r->found[i].segment;
-        OutboxSegmentScan scan;
-        OutboxRecord record;
-        uint64_t offset;
-        int q;
-
-        q = segment_open(r->o, s);
-        if (q < 0)
-                return q;
-        outbox_segment_scan_file(&scan, r->o->io, s->read_fd, s->salt, OUTBOX_SEGMENT_HEADER_SIZE, s->end);
-        while ((q = outbox_segment_scan_next(&scan, &record, &offset)) > 0) {
-                q = f(r, i, &record);
-                if (q < 0)
-                        break;
-        }
-        if (q == 0 && scan.unreadable)
-                q = scan.readable ? 1 : -EIO; /* nothing at all: the disk is away */
-        outbox_segment_scan_done(&scan);
-        segment_close(r->o, s);
-        return q;
 }
 
 /* First pass: positions, and how far batches are known to be synced. A valid record of batch k proves that all
@@ -741,6 +818,8 @@ static int recover(Recovery *r) {
                 measure_evidence(o);
                 q = load_segments(r);
         }
+        if (q >= 0)
+                q = drop_abandoned(r);
         if (q >= 0)
                 q = see_first_records(r);
         if (q < 0)

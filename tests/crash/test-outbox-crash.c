@@ -2,7 +2,8 @@
  * Method: seeded lives of an outbox on a simulated disk beside a model, CRASHES_PER_SEED cuts each, every seed in a
  * process of its own, so that a crash of the program is a failure with a seed as well.
  *
- *   test-outbox-crash [--long] [--crashes N] [--first-seed N]     seeds from N on (or $OUTBOX_CRASH_FIRST_SEED)
+ *   test-outbox-crash [--long] [--crashes N] [--first-seed N]     seeds from N on (or $OUTBOX_CRASH_FIRST_SEED), after
+ *                                                                 those that found something once
  *   test-outbox-crash --seed N                                    one seed, in this process: for a debugger */
 #include <getopt.h>
 #include <inttypes.h>
@@ -18,6 +19,13 @@
 #define CRASHES_LONG 50000U
 #define SEED_SECONDS_MAX 120U /* a guard against a hang, not a measurement */
 #define FAILURES_MAX 5U
+
+/* Lives in which a promise was broken once. Each is a matter of several unlikely events, which the normal run seldom meets.
+ * They mean what they did as long as the workload draws the same numbers. */
+static const uint64_t broken_once[] = {
+        9004179, /* a spare of a killed process was not synced before its use */
+        9004283, /* the segment of a batch's first try was back and stood before the second's */
+};
 
 static const char *program;
 
@@ -63,6 +71,8 @@ static int run_all(uint64_t first_seed, uint64_t n_crashes) {
                 perror("mmap");
                 return 1;
         }
+        for (size_t i = 0; i < ELEMENTSOF(broken_once); i++)
+                n_failed += !run_seed_forked(broken_once[i], totals);
         for (uint64_t seed = first_seed; totals->n_crashes < n_crashes && n_failed < FAILURES_MAX; seed++)
                 n_failed += !run_seed_forked(seed, totals);
         printf("# %" PRIu64 " crashes, %" PRIu64 " of them armed during a start, %" PRIu64 " orderly restarts\n",

@@ -396,6 +396,35 @@ TEST(directory_that_would_not_sync_is_synced_before_anything_is_told) {
         }
 }
 
+/* Goal: P1: of a batch that failed and was tried again, the files of the first try do not count, though they could not be
+ * removed. Method: a batch that goes on in a fresh segment, whose first sync fails, and the removal after it; what follows
+ * lets a position know it; the power goes, and the first try's segment is there, torn, with the retry's beside it. */
+TEST(first_try_of_a_batch_that_stays_takes_nothing_away) {
+        unsigned n_stayed = 0;
+
+        for (uint64_t seed = 0; seed < 400; seed++) {
+                OutboxOptions options = base_options();
+                Rig g;
+
+                rig_open(&g, &options, 300 + seed, UINT64_MAX);
+                assert_ok(append_some(g.model, OUTBOX_LANE_NORMAL, 8, 60000, USEC_INFINITY));
+                g.model->trouble = true;
+                sim_disk_fail_at(g.disk, 1U << SIM_FDATASYNC | 1U << SIM_UNLINKAT, seed % 2, 2, EIO);
+                (void) append_some(g.model, OUTBOX_LANE_NORMAL, 12, 10000, USEC_INFINITY);
+                n_stayed += sim_disk_n_failed(g.disk) == 2 && outbox_model_n_queued(g.model) == 20;
+                sim_disk_fail_at(g.disk, 0, 0, 0, 0);
+                for (uint64_t i = 0; i < seed / 2 % 8; i++)
+                        (void) append_some(g.model, OUTBOX_LANE_NORMAL, i + 1, 20000, USEC_INFINITY);
+                if (seed & 1)
+                        outbox_model_checkpoint(g.model);
+                outbox_model_crash(g.model, MODEL_CUT);
+                reopen(&g, false);
+                outbox_model_close(g.model);
+                rig_done(&g);
+        }
+        ck_assert_uint_gt(n_stayed, 0);
+}
+
 /* Goal: a read that failed is tried again later, and until somebody wants it nobody is woken for it again and again. */
 TEST(failed_read_that_nobody_wants_wakes_nobody) {
         OutboxOptions options = base_options();

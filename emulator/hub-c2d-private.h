@@ -39,6 +39,9 @@ typedef struct HubC2d {
 int hub_c2d_new(HubStore *s, HubC2d **ret);
 HubC2d *hub_c2d_free(HubC2d *c);
 
+/* The identity is deleted: one that is made under that id has no session yet. */
+void hub_c2d_forget(HubC2d *c, const char *client_id);
+
 /* Not later than that. */
 void hub_c2d_wake_at(HubC2d *c, usec_t t);
 

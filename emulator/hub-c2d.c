@@ -146,6 +146,15 @@ void hub_c2d_disconnected(Hub *h, const char *client_id) {
         hub_unlock(h);
 }
 
+void hub_c2d_forget(HubC2d *c, const char *client_id) {
+        HubC2dClient *client = find_client(c, client_id);
+
+        if (!client)
+                return;
+        client->listens = false;
+        client->known = 0;
+}
+
 static void set_listens(Hub *h, const char *client_id, bool listens, unsigned qos) {
         HubC2dClient *client;
 

@@ -568,8 +568,10 @@ static int cut_identity(const HubDevice *d, void *userdata) {
         if (r < 0)
                 return r;
         note_cut(c->hub, client_id);
-        if (c->forget)
+        if (c->forget) {
                 forget_presence(c->hub, client_id);
+                hub_c2d_forget(c->hub->c2d, client_id);
+        }
         return 0;
 }
 

@@ -474,6 +474,7 @@ TEST(a_deleted_device_takes_its_messages_with_it) {
         fixture_init(&f);
         add_device(f.hub, "d1", "m");
         add_device(f.hub, "d2", NULL);
+        connect_client(f.hub, "d1", 1);
         assert_ok(send_text(f.hub, "/devices/d1/modules/m/messages/devicebound", "x"));
         assert_ok(send_text(f.hub, "/devices/d2/messages/devicebound", "x"));
         before = send_acked(f.hub, HUB_C2D_ACK_FULL, "i", NOW);
@@ -485,6 +486,10 @@ TEST(a_deleted_device_takes_its_messages_with_it) {
         ck_assert_uint_eq(pending(f.hub, "d2", NULL), 1);
         after = send_acked(f.hub, HUB_C2D_ACK_FULL, "i", NOW);
         ck_assert_uint_gt(after, before);
+        /* It has not subscribed yet, also not in a session of the old one. */
+        assert_none_due(f.hub);
+        assert_ok(hub_c2d_connected(f.hub, "d1", false));
+        assert_none_due(f.hub);
         assert_ok(hub_c2d_settle(f.hub, before, HUB_C2D_SUCCESS,
                                  NOW)); /* no message of the new one */
         ck_assert_uint_eq(pending(f.hub, "d1", NULL), 1);

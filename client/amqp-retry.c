@@ -23,7 +23,8 @@ bool amqp_retry_may(const AmqpRetry *r, const AmqpError *e) {
         return e->passing || (r->lived && e->exit_code == EX_NOPERM);
 }
 
-int amqp_retry_wait(AmqpRetry *r, AmqpLoop *loop, const AmqpError *e, const char *what) {
+int amqp_retry_wait(AmqpRetry *r, AmqpLoop *loop, const AmqpError *e, const char *what,
+                    usec_t deadline_usec) {
         static const BackoffBounds bounds = {
                 .min_usec = USEC_PER_SEC,
                 .max_usec = 30 * USEC_PER_SEC,
@@ -31,13 +32,16 @@ int amqp_retry_wait(AmqpRetry *r, AmqpLoop *loop, const AmqpError *e, const char
                 .refused_max_usec = USEC_PER_MINUTE,
         };
         char text[FORMAT_TIMESPAN_MAX];
+        const usec_t left = usec_sub(deadline_usec, now_usec(CLOCK_MONOTONIC));
         uint64_t random = 0;
         usec_t delay;
+        int k;
 
         (void) RAND_bytes((unsigned char *) &random, sizeof(random)); /* without, all wait equally long */
         delay = backoff_delay_usec(BACKOFF_FAILED, r->n_failed++, &bounds, random);
         delay -= delay % USEC_PER_MSEC;
         (void) amqp_error_say(e, r->reached ? "Connection lost" : what);
         say_error("Trying again in %s", format_timespan(text, sizeof(text), delay));
-        return amqp_loop_sleep(loop, delay);
+        k = amqp_loop_sleep(loop, MIN(delay, left));
+        return k >= 0 && left <= delay ? -ETIME : k;
 }

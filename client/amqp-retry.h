@@ -17,5 +17,7 @@ void amqp_retry_succeeded(AmqpRetry *r);
  * that is not there is told at once. */
 bool amqp_retry_may(const AmqpRetry *r, const AmqpError *e);
 
-/* Tells the error and waits, longer each time. As amqp_loop_turn(). */
-int amqp_retry_wait(AmqpRetry *r, AmqpLoop *loop, const AmqpError *e, const char *what);
+/* Tells the error and waits, longer each time, at most until the deadline. As amqp_loop_turn(); -ETIME: the
+ * deadline is here. */
+int amqp_retry_wait(AmqpRetry *r, AmqpLoop *loop, const AmqpError *e, const char *what,
+                    usec_t deadline_usec);

@@ -267,7 +267,7 @@ static int run_connections(Sending *x, const ConnectionString *login) {
                 if ((x->sent && !x->accepted) || !amqp_retry_may(&x->retry, &error))
                         return r;
                 disconnect(x);
-                r = amqp_retry_wait(&x->retry, &x->loop, &error, WHAT);
+                r = amqp_retry_wait(&x->retry, &x->loop, &error, WHAT, deadline_usec);
                 if (r < 0)
                         return r;
         }

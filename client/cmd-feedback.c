@@ -142,9 +142,9 @@ static int run_connections(Reading *r, const ConnectionString *login) {
                 if (!amqp_retry_may(&r->retry, &error))
                         return k;
                 disconnect(r);
-                k = amqp_retry_wait(&r->retry, &r->loop, &error, WHAT);
+                k = amqp_retry_wait(&r->retry, &r->loop, &error, WHAT, silence_deadline(r));
                 if (k < 0)
-                        return k;
+                        return k == -ETIME ? 0 : k;
         }
 }
 

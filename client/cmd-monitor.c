@@ -218,9 +218,9 @@ static int run_connections(Monitor *m) {
                 if (!amqp_retry_may(&m->retry, &error))
                         return r;
                 disconnect(m);
-                r = amqp_retry_wait(&m->retry, &m->loop, &error, WHAT);
+                r = amqp_retry_wait(&m->retry, &m->loop, &error, WHAT, silence_deadline(m));
                 if (r < 0)
-                        return r;
+                        return r == -ETIME ? 0 : r;
         }
 }
 

@@ -13,7 +13,8 @@ static int make_token(const EventsLogin *l, const char *audience, char **ret) {
         if (l->token)
                 return copy_string(ret, l->token);
         return sas_token_make_with(l->key, SAS_KEY_TEXT, audience,
-                                   (now_usec(CLOCK_REALTIME) + LIFETIME_USEC) / USEC_PER_SEC, l->key_name, ret);
+                                   (now_usec(CLOCK_REALTIME) + LIFETIME_USEC) / USEC_PER_SEC,
+                                   l->key_name, ret);
 }
 
 static int make_message(const EventsLogin *l, pn_message_t *m) {

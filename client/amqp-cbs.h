@@ -1,5 +1,5 @@
-/* amqp-cbs.h: tokens for an Event Hubs endpoint, over its node "$cbs" ("claims-based security"), made from a
- * key's text and renewed before they end. The key itself stays here. */
+/* amqp-cbs.h: tokens for an Event Hubs endpoint, over its node "$cbs" ("claims-based security"),
+ * made from a key's text and renewed before they end. The key itself stays here. */
 #pragma once
 
 #include "client/amqp-request.h"
@@ -17,6 +17,6 @@ typedef struct AmqpCbs {
 int amqp_cbs_begin(AmqpCbs *cbs, AmqpLoop *loop, AmqpConnection *c, const EventsLogin *login);
 void amqp_cbs_done(AmqpCbs *cbs);
 
-/* To be called now and then: renews when it is time, and looks at the answer. *ret_next_usec: when to call
- * again, if nothing comes before. 0; -EIO after setting the connection's error; -ENOMEM. */
+/* To be called now and then: renews when it is time, and looks at the answer. *ret_next_usec: when
+ * to call again, if nothing comes before. 0; -EIO after setting the connection's error; -ENOMEM. */
 int amqp_cbs_keep(AmqpCbs *cbs, usec_t *ret_next_usec);

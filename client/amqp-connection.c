@@ -1,6 +1,6 @@
-/* A turn is: Proton's events to their owners, what Proton wants to say to the socket, one poll(), and what
- * the socket has to say to Proton. Before that, the same turns go through name, TCP and TLS. Proton knows
- * neither socket nor TLS: it gets and gives bytes. */
+/* A turn is: Proton's events to their owners, what Proton wants to say to the socket, one poll(),
+ * and what the socket has to say to Proton. Before that, the same turns go through name, TCP and
+ * TLS. Proton knows neither socket nor TLS: it gets and gives bytes. */
 #include <fcntl.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
@@ -26,9 +26,11 @@
 
 #define CONNECT_TIMEOUT_USEC (20 * USEC_PER_SEC) /* as for HTTPS */
 #define OPEN_TIMEOUT_USEC (30 * USEC_PER_SEC)
-#define IDLE_TIMEOUT_MSEC 60000U     /* a dead link is noticed after that long; hubs send empty frames for it */
-/* The window is counted in frames, of which a small message takes one as well: this many bytes can be sent
- * ahead of us at most, and this many small messages (their quotient) without waiting for us. */
+#define IDLE_TIMEOUT_MSEC                                                                          \
+        60000U /* a dead link is noticed after that long; hubs send empty frames for it */
+/* The window is counted in frames, of which a small message takes one as well: this many bytes can
+ * be sent ahead of us at most, and this many small messages (their quotient) without waiting for
+ * us. */
 #define WINDOW_BYTES (64U * 1024U * 1024U)
 #define FRAME_BYTES_MAX (16U * 1024U)
 #define READ_BYTES (32U * 1024U)
@@ -75,8 +77,8 @@ void amqp_connection_trace(const AmqpConnection *c, const char *format, ...) {
                 say_trace(text, strlen(text));
 }
 
-/* Frames, for --verbose; a token or a key in them is struck out. Proton's own complaints come here, too: they
- * are told by their conditions. */
+/* Frames, for --verbose; a token or a key in them is struck out. Proton's own complaints come here,
+ * too: they are told by their conditions. */
 static void on_log(intptr_t context, pn_log_subsystem_t subsystem, pn_log_level_t level,
                    const char *message) {
         const AmqpConnection *c = (const AmqpConnection *) context;
@@ -89,13 +91,15 @@ static void on_log(intptr_t context, pn_log_subsystem_t subsystem, pn_log_level_
 }
 
 static int copy_settings(AmqpConnection *c, const AmqpConnectionSettings *s) {
-        if (copy_string(&c->host, s->host) < 0 || copy_string(&c->name, s->name ? s->name : s->host) < 0 ||
+        if (copy_string(&c->host, s->host) < 0 ||
+            copy_string(&c->name, s->name ? s->name : s->host) < 0 ||
             copy_string(&c->ca_file, s->ca_file) < 0 || copy_string(&c->user, s->user) < 0 ||
             copy_string(&c->password, s->password) < 0)
                 return -ENOMEM;
         c->port = s->port;
         c->verbose = s->verbose;
-        (void) snprintf(c->error.host, sizeof(c->error.host), "%s", c->host); /* longer ones are no hosts */
+        (void) snprintf(c->error.host, sizeof(c->error.host), "%s",
+                        c->host); /* longer ones are no hosts */
         c->error.port = c->port;
         return 0;
 }
@@ -104,7 +108,8 @@ static void set_container(pn_connection_t *p) {
         uint64_t random = 0;
         char id[40];
 
-        (void) RAND_bytes((unsigned char *) &random, sizeof(random)); /* it only helps a reader of traces */
+        (void) RAND_bytes((unsigned char *) &random,
+                          sizeof(random)); /* it only helps a reader of traces */
         (void) snprintf(id, sizeof(id), "iothubctl-%016" PRIx64, random); /* fits */
         pn_connection_set_container(p, id);
 }
@@ -196,8 +201,8 @@ static void on_link_closed(AmqpConnection *c, pn_link_t *link) {
 /* A refused link is answered with an attach without source or target, and detached at once. */
 static void on_link_open(pn_link_t *link) {
         AmqpLink *l = pn_link_get_context(link);
-        pn_terminus_t *theirs = pn_link_is_sender(link) ? pn_link_remote_target(link)
-                                                        : pn_link_remote_source(link);
+        pn_terminus_t *theirs = pn_link_is_sender(link) ? pn_link_remote_target(link) :
+                                                          pn_link_remote_source(link);
 
         if (l)
                 l->attached = pn_terminus_get_type(theirs) != PN_UNSPECIFIED;
@@ -205,18 +210,22 @@ static void on_link_open(pn_link_t *link) {
 
 static void on_transport_error(AmqpConnection *c) {
         pn_condition_t *condition = pn_transport_condition(c->driver.transport);
-        const char *text = pn_condition_is_set(condition) ? pn_condition_get_description(condition) : NULL;
+        const char *text = pn_condition_is_set(condition) ?
+                                           pn_condition_get_description(condition) :
+                                           NULL;
         pn_sasl_outcome_t outcome = pn_sasl_outcome(pn_sasl(c->driver.transport));
 
         if (outcome != PN_SASL_OK && outcome != PN_SASL_NONE)
-                amqp_error_set_condition(&c->error, AMQP_STAGE_SASL, "amqp:unauthorized-access", text);
+                amqp_error_set_condition(&c->error, AMQP_STAGE_SASL, "amqp:unauthorized-access",
+                                         text);
         else if (pn_condition_is_set(condition) && pn_condition_get_name(condition) &&
                  !streq(pn_condition_get_name(condition), "amqp:connection:framing-error"))
                 amqp_error_set_condition(&c->error, c->open ? AMQP_STAGE_OPEN : AMQP_STAGE_SASL,
                                          pn_condition_get_name(condition), text);
         else
-                amqp_error_set(&c->error, c->open ? AMQP_STAGE_OPEN : AMQP_STAGE_SASL, EXIT_NO_DAEMON, NULL,
-                               "%s", text ? text : "the other side ended the connection");
+                amqp_error_set(&c->error, c->open ? AMQP_STAGE_OPEN : AMQP_STAGE_SASL,
+                               EXIT_NO_DAEMON, NULL, "%s",
+                               text ? text : "the other side ended the connection");
 }
 
 static void on_event(AmqpConnection *c, pn_event_t *event) {
@@ -227,9 +236,11 @@ static void on_event(AmqpConnection *c, pn_event_t *event) {
                 amqp_connection_trace(c, "* AMQP connection is open");
                 break;
         case PN_CONNECTION_REMOTE_CLOSE: {
-                pn_condition_t *condition = pn_connection_remote_condition(pn_event_connection(event));
+                pn_condition_t *condition =
+                                pn_connection_remote_condition(pn_event_connection(event));
 
-                amqp_error_set_condition(&c->error, AMQP_STAGE_OPEN, pn_condition_get_name(condition),
+                amqp_error_set_condition(&c->error, AMQP_STAGE_OPEN,
+                                         pn_condition_get_name(condition),
                                          pn_condition_get_description(condition));
                 pn_connection_close(c->driver.connection);
                 break;
@@ -237,7 +248,8 @@ static void on_event(AmqpConnection *c, pn_event_t *event) {
         case PN_SESSION_REMOTE_CLOSE: {
                 pn_condition_t *condition = pn_session_remote_condition(pn_event_session(event));
 
-                amqp_error_set_condition(&c->error, AMQP_STAGE_OPEN, pn_condition_get_name(condition),
+                amqp_error_set_condition(&c->error, AMQP_STAGE_OPEN,
+                                         pn_condition_get_name(condition),
                                          pn_condition_get_description(condition));
                 break;
         }
@@ -300,8 +312,8 @@ void amqp_link_close(AmqpLink *link) {
 static void set_io_error(AmqpConnection *c) {
         char text[256];
 
-        amqp_error_set(&c->error, c->open ? AMQP_STAGE_OPEN : AMQP_STAGE_SASL, EXIT_NO_DAEMON, NULL, "%s",
-                       amqp_tls_error_text(NULL, text, sizeof(text)));
+        amqp_error_set(&c->error, c->open ? AMQP_STAGE_OPEN : AMQP_STAGE_SASL, EXIT_NO_DAEMON, NULL,
+                       "%s", amqp_tls_error_text(NULL, text, sizeof(text)));
 }
 
 static void write_some(AmqpConnection *c) {
@@ -379,21 +391,23 @@ static void connect_next(AmqpConnection *c) {
                 const struct addrinfo *a = c->next_address;
 
                 c->next_address = a->ai_next;
-                c->fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, a->ai_protocol);
+                c->fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK,
+                               a->ai_protocol);
                 if (c->fd < 0)
                         continue;
                 /* Frames are written whole: waiting for more gains nothing. */
                 (void) setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
                 if (connect(c->fd, a->ai_addr, a->ai_addrlen) >= 0 || errno == EINPROGRESS) {
                         c->state = STATE_CONNECT;
-                        c->deadline_usec = usec_add(now_usec(CLOCK_MONOTONIC), CONNECT_TIMEOUT_USEC);
+                        c->deadline_usec =
+                                        usec_add(now_usec(CLOCK_MONOTONIC), CONNECT_TIMEOUT_USEC);
                         return;
                 }
                 closep(&c->fd);
                 c->fd = -EBADF;
         }
-        amqp_error_set(&c->error, AMQP_STAGE_CONNECT, EXIT_NO_DAEMON, "for the emulator, name --amqp-port",
-                       "%s", strerror(error));
+        amqp_error_set(&c->error, AMQP_STAGE_CONNECT, EXIT_NO_DAEMON,
+                       "for the emulator, name --amqp-port", "%s", strerror(error));
 }
 
 static void after_lookup(AmqpConnection *c) {
@@ -442,7 +456,8 @@ static short go_on(AmqpConnection *c) {
                         return events;
                 c->state = STATE_AMQP;
                 amqp_connection_trace(c, "* %s with %s, certificate of %s verified",
-                                      SSL_get_version(c->ssl), SSL_get_cipher_name(c->ssl), c->name);
+                                      SSL_get_version(c->ssl), SSL_get_cipher_name(c->ssl),
+                                      c->name);
                 return POLLIN;
         default: return POLLIN;
         }
@@ -478,7 +493,8 @@ static usec_t tick(AmqpConnection *c) {
 
         if (c->state == STATE_AMQP)
                 next_msec = pn_transport_tick(c->driver.transport, (int64_t) (now / USEC_PER_MSEC));
-        return next_msec > 0 ? MIN(c->deadline_usec, (usec_t) next_msec * USEC_PER_MSEC) : c->deadline_usec;
+        return next_msec > 0 ? MIN(c->deadline_usec, (usec_t) next_msec * USEC_PER_MSEC) :
+                               c->deadline_usec;
 }
 
 static int timeout_msec(usec_t deadline_usec) {
@@ -500,7 +516,8 @@ static int end_turn(AmqpConnection *c) {
 
 #define MORE_MAX 3U
 
-int amqp_connection_turn(AmqpConnection *c, struct pollfd *more, size_t n_more, usec_t deadline_usec) {
+int amqp_connection_turn(AmqpConnection *c, struct pollfd *more, size_t n_more,
+                         usec_t deadline_usec) {
         struct pollfd fds[1 + MORE_MAX] = { { .fd = -1 } };
         short events;
         int n;
@@ -519,9 +536,11 @@ int amqp_connection_turn(AmqpConnection *c, struct pollfd *more, size_t n_more, 
         if (c->error.set)
                 return end_turn(c);
 
-        fds[0] = (struct pollfd){ c->state == STATE_NAME ? name_lookup_fd(c->lookup) : c->fd, events, 0 };
+        fds[0] = (struct pollfd){ c->state == STATE_NAME ? name_lookup_fd(c->lookup) : c->fd,
+                                  events, 0 };
         memcpy(fds + 1, more, MIN(n_more, MORE_MAX) * sizeof(*more));
-        n = poll(fds, (nfds_t) (1 + MIN(n_more, MORE_MAX)), c->read_pending ? 0 : timeout_msec(deadline_usec));
+        n = poll(fds, (nfds_t) (1 + MIN(n_more, MORE_MAX)),
+                 c->read_pending ? 0 : timeout_msec(deadline_usec));
         if (n < 0 && errno != EINTR) {
                 amqp_error_set(&c->error, AMQP_STAGE_OPEN, EX_OSERR, NULL, "poll: %m");
                 return end_turn(c);

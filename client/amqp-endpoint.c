@@ -22,8 +22,8 @@ void amqp_endpoint_done(AmqpEndpoint *e) {
         *e = (AmqpEndpoint){};
 }
 
-int amqp_endpoint_parse(const char *hostname, const char *network_host, unsigned port, const char *address,
-                        AmqpEndpoint *ret) {
+int amqp_endpoint_parse(const char *hostname, const char *network_host, unsigned port,
+                        const char *address, AmqpEndpoint *ret) {
         _cleanup_(amqp_endpoint_done) AmqpEndpoint e = {};
         const char *path = address ? strstr(address, "://") : NULL;
         unsigned ignored;
@@ -41,8 +41,8 @@ int amqp_endpoint_parse(const char *hostname, const char *network_host, unsigned
                 return -ENOMEM;
         r = host_port_split(hostname, PORT_DEFAULT, &e.name, &e.port);
         if (r >= 0)
-                r = host_port_split(network_host && *network_host ? network_host : e.name, PORT_DEFAULT,
-                                    &e.host, &ignored);
+                r = host_port_split(network_host && *network_host ? network_host : e.name,
+                                    PORT_DEFAULT, &e.host, &ignored);
         if (r < 0)
                 return r;
         if (port > 0)
@@ -57,7 +57,8 @@ int amqp_connect(AmqpLoop *loop, const AmqpConnectionSettings *settings, AmqpCon
 
         r = amqp_connection_new(settings, ret);
         while (r >= 0 && !amqp_connection_is_open(*ret))
-                r = amqp_loop_turn(loop, *ret, USEC_INFINITY); /* the connection has deadlines of its own */
+                r = amqp_loop_turn(loop, *ret,
+                                   USEC_INFINITY); /* the connection has deadlines of its own */
         return r;
 }
 
@@ -67,7 +68,8 @@ static int make_user(const ConnectionString *login, const char *host, char **ret
                              (int) strcspn(host, "."), host);
 }
 
-int amqp_connect_hub(AmqpLoop *loop, const Globals *g, const ConnectionString *login, AmqpConnection **ret) {
+int amqp_connect_hub(AmqpLoop *loop, const Globals *g, const ConnectionString *login,
+                     AmqpConnection **ret) {
         _cleanup_(erase_and_freep) char *token = NULL;
         _cleanup_free_ char *host = NULL, *user = NULL;
         unsigned port_of_https;
@@ -123,10 +125,12 @@ static int read_redirect(pn_condition_t *condition, AmqpEndpoint *ret) {
         amqp_reader_init(&reader, bytes, (size_t) n);
         if (amqp_read(&reader, &map) <= 0)
                 return -EINVAL;
-        if (get_text(&map, "hostname", &hostname) < 0 || get_text(&map, "network-host", &network_host) < 0 ||
+        if (get_text(&map, "hostname", &hostname) < 0 ||
+            get_text(&map, "network-host", &network_host) < 0 ||
             get_text(&map, "address", &address) < 0)
                 return -ENOMEM;
-        if (amqp_map_get(&map, "port", &v) > 0 && (!amqp_value_integer(&v, &port) || port < 0 || port > 65535))
+        if (amqp_map_get(&map, "port", &v) > 0 &&
+            (!amqp_value_integer(&v, &port) || port < 0 || port > 65535))
                 return -EINVAL;
         return amqp_endpoint_parse(hostname, network_host, (unsigned) port, address, ret);
 }
@@ -137,7 +141,8 @@ int amqp_endpoint_find(AmqpLoop *loop, AmqpConnection *c, AmqpEndpoint *ret) {
         pn_condition_t *condition;
         int r;
 
-        r = amqp_connection_attach(c, /* receiver= */ true, "iothubctl-probe", PROBE_ADDRESS, NULL, &probe);
+        r = amqp_connection_attach(c, /* receiver= */ true, "iothubctl-probe", PROBE_ADDRESS, NULL,
+                                   &probe);
         if (r < 0)
                 return r;
         r = amqp_loop_until(loop, c, &probe.closed, AMQP_STAGE_REDIRECT);
@@ -147,7 +152,8 @@ int amqp_endpoint_find(AmqpLoop *loop, AmqpConnection *c, AmqpEndpoint *ret) {
         }
         condition = pn_link_remote_condition(probe.link);
         if (!pn_condition_is_redirect(condition))
-                amqp_error_set_condition(error, AMQP_STAGE_REDIRECT, pn_condition_get_name(condition),
+                amqp_error_set_condition(error, AMQP_STAGE_REDIRECT,
+                                         pn_condition_get_name(condition),
                                          pn_condition_get_description(condition));
         else {
                 r = read_redirect(condition, ret);

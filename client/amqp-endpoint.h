@@ -1,5 +1,5 @@
-/* amqp-endpoint.h: connections to a hub, and the way from a hub to its events: it redirects a reader to the
- * Event Hubs-compatible endpoint behind it. */
+/* amqp-endpoint.h: connections to a hub, and the way from a hub to its events: it redirects a
+ * reader to the Event Hubs-compatible endpoint behind it. */
 #pragma once
 
 #include "lib/connection-string.h"
@@ -19,12 +19,13 @@ void amqp_endpoint_done(AmqpEndpoint *e);
 
 /* Takes a redirect apart. hostname may carry a port, network_host may be NULL, port 0; address is
  * "amqps://HOST:PORT/ENTITY/...". 0, -EINVAL or -ENOMEM. */
-int amqp_endpoint_parse(const char *hostname, const char *network_host, unsigned port, const char *address,
-                        AmqpEndpoint *ret);
+int amqp_endpoint_parse(const char *hostname, const char *network_host, unsigned port,
+                        const char *address, AmqpEndpoint *ret);
 
-/* Connects to the hub itself and waits until the connection is open: SASL PLAIN with a token of the login's
- * policy. *ret is there after a failure, too, for its error. 0; or as amqp_loop_turn(). */
-int amqp_connect_hub(AmqpLoop *loop, const Globals *g, const ConnectionString *login, AmqpConnection **ret);
+/* Connects to the hub itself and waits until the connection is open: SASL PLAIN with a token of the
+ * login's policy. *ret is there after a failure, too, for its error. 0; or as amqp_loop_turn(). */
+int amqp_connect_hub(AmqpLoop *loop, const Globals *g, const ConnectionString *login,
+                     AmqpConnection **ret);
 
 /* Connects and waits. As above. */
 int amqp_connect(AmqpLoop *loop, const AmqpConnectionSettings *settings, AmqpConnection **ret);

@@ -20,8 +20,8 @@ const char *amqp_stage_to_string(AmqpStage stage) {
         return stage >= 0 && stage < _AMQP_STAGE_MAX ? names[stage] : "unknown";
 }
 
-void amqp_error_set(AmqpError *e, AmqpStage stage, int exit_code, const char *remedy, const char *format,
-                    ...) {
+void amqp_error_set(AmqpError *e, AmqpStage stage, int exit_code, const char *remedy,
+                    const char *format, ...) {
         va_list ap;
 
         if (e->set)
@@ -37,14 +37,16 @@ void amqp_error_set(AmqpError *e, AmqpStage stage, int exit_code, const char *re
         va_end(ap);
 }
 
-void amqp_error_set_condition(AmqpError *e, AmqpStage stage, const char *condition, const char *text) {
+void amqp_error_set_condition(AmqpError *e, AmqpStage stage, const char *condition,
+                              const char *text) {
         const HubErrorRule *rule = hub_error_of_condition(condition ? condition : "");
 
         if (e->set)
                 return;
         amqp_error_set(e, stage, rule->exit_code, NULL, "%s", strempty(text));
         e->rule = rule;
-        (void) snprintf(e->condition, sizeof(e->condition), "%s", strempty(condition)); /* cut likewise */
+        (void) snprintf(e->condition, sizeof(e->condition), "%s",
+                        strempty(condition)); /* cut likewise */
 }
 
 static void say_with_rule(const AmqpError *e, const char *what) {
@@ -52,9 +54,10 @@ static void say_with_rule(const AmqpError *e, const char *what) {
 
         if (e->rule->code != 0)
                 (void) snprintf(code, sizeof(code), ", %u", e->rule->code); /* six digits */
-        say_error("%s: %s:%u: %s: %s%s%s%s%s%s%s", what, e->host, e->port, amqp_stage_to_string(e->stage),
-                  e->rule->meaning, *e->condition ? " (" : "", e->condition, *e->condition ? code : "",
-                  *e->condition ? ")" : "", *e->text ? ": " : "", e->text);
+        say_error("%s: %s:%u: %s: %s%s%s%s%s%s%s", what, e->host, e->port,
+                  amqp_stage_to_string(e->stage), e->rule->meaning, *e->condition ? " (" : "",
+                  e->condition, *e->condition ? code : "", *e->condition ? ")" : "",
+                  *e->text ? ": " : "", e->text);
         if (e->rule->remedy)
                 say_error("What to do: %s", e->rule->remedy);
 }
@@ -63,7 +66,8 @@ int amqp_error_say(const AmqpError *e, const char *what) {
         if (e->rule)
                 say_with_rule(e, what);
         else
-                say_error("%s: %s:%u: %s: %s%s%s", what, e->host, e->port, amqp_stage_to_string(e->stage),
-                          e->text, e->remedy ? "; " : "", strempty(e->remedy));
+                say_error("%s: %s:%u: %s: %s%s%s", what, e->host, e->port,
+                          amqp_stage_to_string(e->stage), e->text, e->remedy ? "; " : "",
+                          strempty(e->remedy));
         return e->exit_code;
 }

@@ -1,4 +1,5 @@
-/* amqp-error.h: why talking AMQP to a hub failed: where, at which stage, what it means and what to do. */
+/* amqp-error.h: why talking AMQP to a hub failed: where, at which stage, what it means and what to
+ * do. */
 #pragma once
 
 #include <stdbool.h>
@@ -6,8 +7,8 @@
 #include "client/hub-error.h"
 
 typedef enum AmqpStage {
-        AMQP_STAGE_NAME,       /* name resolution */
-        AMQP_STAGE_CONNECT,    /* TCP */
+        AMQP_STAGE_NAME,    /* name resolution */
+        AMQP_STAGE_CONNECT, /* TCP */
         AMQP_STAGE_TLS,
         AMQP_STAGE_SASL,
         AMQP_STAGE_OPEN,       /* AMQP's own greeting, and the connection from then on */
@@ -36,11 +37,13 @@ typedef struct AmqpError {
 } AmqpError;
 
 /* The first failure counts: what follows from it is not kept. */
-void amqp_error_set(AmqpError *e, AmqpStage stage, int exit_code, const char *remedy, const char *format,
-                    ...) _printf_(5, 6);
+void amqp_error_set(AmqpError *e, AmqpStage stage, int exit_code, const char *remedy,
+                    const char *format, ...) _printf_(5, 6);
 
 /* condition may be NULL: then the other side gave no reason. */
-void amqp_error_set_condition(AmqpError *e, AmqpStage stage, const char *condition, const char *text);
+void amqp_error_set_condition(AmqpError *e, AmqpStage stage, const char *condition,
+                              const char *text);
 
-/* "Cannot monitor: host:5671: TLS: ..." and what to do about it, on stderr. Returns its exit code. */
+/* "Cannot monitor: host:5671: TLS: ..." and what to do about it, on stderr. Returns its exit code.
+ */
 int amqp_error_say(const AmqpError *e, const char *what);

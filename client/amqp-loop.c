@@ -58,7 +58,8 @@ int amqp_loop_turn(AmqpLoop *l, AmqpConnection *c, usec_t deadline_usec) {
         /* Without a wish to write, a pipe still tells that its reader went away. */
         struct pollfd fds[2] = {
                 { .fd = l->signal_fd, .events = POLLIN },
-                { .fd = l->output.fd, .events = output_buffer_pending(&l->output) > 0 ? POLLOUT : 0 },
+                { .fd = l->output.fd,
+                  .events = output_buffer_pending(&l->output) > 0 ? POLLOUT : 0 },
         };
         int r, s;
 

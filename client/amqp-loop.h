@@ -1,5 +1,5 @@
-/* amqp-loop.h: what the verbs that speak AMQP turn their loop with: signals that end them at once, and
- * an output that does not hold them up. */
+/* amqp-loop.h: what the verbs that speak AMQP turn their loop with: signals that end them at once,
+ * and an output that does not hold them up. */
 #pragma once
 
 #include "client/amqp-connection.h"
@@ -16,8 +16,8 @@ typedef struct AmqpLoop {
 int amqp_loop_init(AmqpLoop *l);
 void amqp_loop_done(AmqpLoop *l);
 
-/* One turn of the connection (NULL: there is none, only time passes). 0; -EIO: the connection is over;
- * -EINTR: a signal came; -EPIPE or another error of the system: standard output failed. */
+/* One turn of the connection (NULL: there is none, only time passes). 0; -EIO: the connection is
+ * over; -EINTR: a signal came; -EPIPE or another error of the system: standard output failed. */
 int amqp_loop_turn(AmqpLoop *l, AmqpConnection *c, usec_t deadline_usec);
 
 /* Turns until *done; a connection that is not there by then is over. As above. */

@@ -4,11 +4,13 @@
 
 #include "client/output.h"
 
-static int make_question(pn_message_t *m, const char *entity, const char *type, const char *partition) {
+static int make_question(pn_message_t *m, const char *entity, const char *type,
+                         const char *partition) {
         pn_data_t *map = pn_message_properties(m);
 
         if (pn_data_put_map(map) < 0 || !pn_data_enter(map) ||
-            amqp_put_property(map, "operation", "READ") < 0 || amqp_put_property(map, "name", entity) < 0 ||
+            amqp_put_property(map, "operation", "READ") < 0 ||
+            amqp_put_property(map, "name", entity) < 0 ||
             amqp_put_property(map, "type", type) < 0 ||
             (partition && amqp_put_property(map, "partition", partition) < 0) || !pn_data_exit(map))
                 return -ENOMEM;
@@ -36,7 +38,8 @@ static int set_not_understood(AmqpRequester *r) {
 static bool copy_text(const AmqpValue *v, char *to, size_t size) {
         AmqpBytes b;
 
-        if (!amqp_value_text(v, &b) || b.size == 0 || b.size >= size || memchr(b.data, '\0', b.size) ||
+        if (!amqp_value_text(v, &b) || b.size == 0 || b.size >= size ||
+            memchr(b.data, '\0', b.size) ||
             memchr(b.data, '\'', b.size)) /* it will stand in a filter */
                 return false;
         memcpy(to, b.data, b.size);
@@ -78,8 +81,8 @@ static int read_end(AmqpRequester *r, AmqpPartition *p) {
         return 0;
 }
 
-int amqp_management_partitions(AmqpLoop *loop, AmqpConnection *c, const char *entity, AmqpPartition **ret,
-                               size_t *ret_n) {
+int amqp_management_partitions(AmqpLoop *loop, AmqpConnection *c, const char *entity,
+                               AmqpPartition **ret, size_t *ret_n) {
         _cleanup_free_ AmqpPartition *partitions = NULL;
         AmqpRequester r = {};
         size_t n = 0;

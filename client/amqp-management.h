@@ -15,5 +15,5 @@ typedef struct AmqpPartition {
 
 /* Asks for the partitions of the entity and where each of them ends now. *ret is the caller's.
  * 0; or as amqp_loop_turn(), with the connection's error set. */
-int amqp_management_partitions(AmqpLoop *loop, AmqpConnection *c, const char *entity, AmqpPartition **ret,
-                               size_t *ret_n);
+int amqp_management_partitions(AmqpLoop *loop, AmqpConnection *c, const char *entity,
+                               AmqpPartition **ret, size_t *ret_n);

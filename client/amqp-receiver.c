@@ -6,14 +6,15 @@
 #include "lib/string-util.h"
 #include "client/output.h"
 
-/* How many events of a partition are on their way at most: as many as take these bytes, all together, by the
- * mean of what came. */
+/* How many events of a partition are on their way at most: as many as take these bytes, all
+ * together, by the mean of what came. */
 #define BYTES_AHEAD (8U * 1024U * 1024U)
 #define CREDIT_MIN 16U
 #define CREDIT_MAX 2000U
 #define CREDIT_FIRST 100U /* the size is not known yet */
 #define MEAN_SHIFT 4U     /* a new size counts a sixteenth */
-#define EVENT_BYTES_MAX (2U * 1024U * 1024U) /* a hub's have 256 KB at most, with annotations beside */
+#define EVENT_BYTES_MAX                                                                            \
+        (2U * 1024U * 1024U) /* a hub's have 256 KB at most, with annotations beside */
 #define FILTER "apache.org:selector-filter:string"
 
 typedef struct Reader {
@@ -150,7 +151,7 @@ static int drain(Reader *reader) {
 }
 
 static void on_delivery(AmqpLink *l, pn_delivery_t *d) {
-        (void) d; /* the link knows which one is current */
+        (void) d;                  /* the link knows which one is current */
         (void) drain(l->userdata); /* an error stays with the receivers until the next resume */
 }
 
@@ -181,8 +182,9 @@ static int reader_of(EventReceivers *r, const AmqpPartition *p, Reader **ret) {
         if (r->settings.start.kind == EVENT_START_EARLIEST)
                 strcpy(reader->offset, "-1");
         else if (r->settings.start.kind == EVENT_START_NOW) {
-                /* Where the partition ends now, and not the hub's word for "from now on": a connection that
-                 * is lost before the first event must not lose what comes meanwhile. */
+                /* Where the partition ends now, and not the hub's word for "from now on": a
+                 * connection that is lost before the first event must not lose what comes
+                 * meanwhile. */
                 strcpy(reader->offset, p->last_offset); /* as large */
                 reader->sequence = p->last_sequence;
         }
@@ -199,13 +201,16 @@ static int set_filter(const Reader *reader) {
         if (*reader->offset)
                 r = format_string(&text, "amqp.annotation.x-opt-offset > '%s'", reader->offset);
         else /* the hub compares whole milliseconds with "greater" */
-                r = format_string(&text, "amqp.annotation.x-opt-enqueued-time > '%" PRId64 "'",
-                                  (int64_t) (reader->all->settings.start.time_usec / USEC_PER_MSEC) - 1);
+                r = format_string(
+                                &text, "amqp.annotation.x-opt-enqueued-time > '%" PRId64 "'",
+                                (int64_t) (reader->all->settings.start.time_usec / USEC_PER_MSEC) -
+                                                1);
         if (r < 0)
                 return r;
         if (pn_data_put_map(d) < 0 || !pn_data_enter(d) ||
-            pn_data_put_symbol(d, pn_bytes(strlen(FILTER), FILTER)) < 0 || pn_data_put_described(d) < 0 ||
-            !pn_data_enter(d) || pn_data_put_symbol(d, pn_bytes(strlen(FILTER), FILTER)) < 0 ||
+            pn_data_put_symbol(d, pn_bytes(strlen(FILTER), FILTER)) < 0 ||
+            pn_data_put_described(d) < 0 || !pn_data_enter(d) ||
+            pn_data_put_symbol(d, pn_bytes(strlen(FILTER), FILTER)) < 0 ||
             amqp_put_string(d, text) < 0 || !pn_data_exit(d) || !pn_data_exit(d))
                 return -ENOMEM;
         return 0;
@@ -227,7 +232,8 @@ static int attach(Reader *reader, AmqpConnection *c, const char *entity) {
         if (r >= 0)
                 r = format_string(&name, "iothubctl-partition-%s", reader->id);
         if (r >= 0)
-                r = amqp_connection_attach(c, /* receiver= */ true, name, address, NULL, &reader->link);
+                r = amqp_connection_attach(c, /* receiver= */ true, name, address, NULL,
+                                           &reader->link);
         if (r >= 0)
                 r = set_filter(reader);
         if (r < 0)
@@ -249,7 +255,8 @@ int event_receivers_attach(EventReceivers *r, AmqpLoop *loop, AmqpConnection *c,
         }
         for (size_t i = 0; i < r->n_readers && k >= 0; i++)
                 if (r->readers[i]->link.link)
-                        k = amqp_loop_until(loop, c, &r->readers[i]->link.attached, AMQP_STAGE_ATTACH);
+                        k = amqp_loop_until(loop, c, &r->readers[i]->link.attached,
+                                            AMQP_STAGE_ATTACH);
         return k;
 }
 

@@ -1,5 +1,5 @@
-/* amqp-receiver.h: readers of all partitions of an events endpoint, which know how far each has read, over
- * connections that come and go: nothing twice, nothing left out. */
+/* amqp-receiver.h: readers of all partitions of an events endpoint, which know how far each has
+ * read, over connections that come and go: nothing twice, nothing left out. */
 #pragma once
 
 #include "client/amqp-management.h"
@@ -21,12 +21,13 @@ typedef struct EventReceiversSettings {
         void *userdata;
 } EventReceiversSettings;
 
-int event_receivers_new(const EventReceiversSettings *settings, EventReceivers **ret); /* 0 or -ENOMEM */
+int event_receivers_new(const EventReceiversSettings *settings,
+                        EventReceivers **ret); /* 0 or -ENOMEM */
 EventReceivers *event_receivers_free(EventReceivers *r);
 DEFINE_CLEANUP(EventReceivers *, event_receivers_free);
 
-/* Attaches to each partition, from where its reader is, or from the start; waits until all are there.
- * 0; or as amqp_loop_turn(), with the connection's error set. */
+/* Attaches to each partition, from where its reader is, or from the start; waits until all are
+ * there. 0; or as amqp_loop_turn(), with the connection's error set. */
 int event_receivers_attach(EventReceivers *r, AmqpLoop *loop, AmqpConnection *c, const char *entity,
                            const AmqpPartition *partitions, size_t n);
 
@@ -38,6 +39,6 @@ int event_receivers_resume(EventReceivers *r);
 
 size_t event_receivers_count(const EventReceivers *r);
 
-/* Of on all connections: events that came twice and were left out, and numbers that never came because the
- * hub had let them go meanwhile. */
+/* Of on all connections: events that came twice and were left out, and numbers that never came
+ * because the hub had let them go meanwhile. */
 uint64_t event_receivers_missing(const EventReceivers *r);

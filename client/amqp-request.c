@@ -43,7 +43,8 @@ int amqp_send_message(pn_link_t *link, pn_message_t *message, pn_delivery_t **re
         r = encode(message, &out);
         if (r < 0)
                 return r;
-        (void) RAND_bytes((unsigned char *) &tag, sizeof(tag)); /* must only differ from those not settled */
+        (void) RAND_bytes((unsigned char *) &tag,
+                          sizeof(tag)); /* must only differ from those not settled */
         d = pn_delivery(link, pn_dtag((const char *) &tag, sizeof(tag)));
         if (!d || pn_link_send(link, (const char *) out.data, out.size) != (ssize_t) out.size)
                 return -ENOMEM;
@@ -96,7 +97,8 @@ static void read_answer(AmqpRequester *r) {
                 return; /* of an older question */
         r->status = 0;
         if (amqp_map_get(&r->message.application_properties, "status-code", &v) > 0)
-                (void) amqp_value_integer(&v, &r->status); /* else it stays 0, which is no success */
+                (void) amqp_value_integer(&v,
+                                          &r->status); /* else it stays 0, which is no success */
         r->answered = true;
 }
 
@@ -132,13 +134,17 @@ int amqp_requester_open(AmqpRequester *r, AmqpConnection *c, const char *node, A
                 .sender = { .stage = stage, .on_delivery = on_sent, .userdata = r },
                 .receiver = { .stage = stage, .on_delivery = on_answer, .userdata = r },
         };
-        (void) RAND_bytes((unsigned char *) &random, sizeof(random)); /* it only must differ from others' */
-        (void) snprintf(r->reply_to, sizeof(r->reply_to), "iothubctl-%016" PRIx64, random); /* fits */
+        (void) RAND_bytes((unsigned char *) &random,
+                          sizeof(random)); /* it only must differ from others' */
+        (void) snprintf(r->reply_to, sizeof(r->reply_to), "iothubctl-%016" PRIx64,
+                        random); /* fits */
         (void) snprintf(name, sizeof(name), "%s-sender", node);
-        if (amqp_connection_attach(c, /* receiver= */ false, name, node, r->reply_to, &r->sender) < 0)
+        if (amqp_connection_attach(c, /* receiver= */ false, name, node, r->reply_to, &r->sender) <
+            0)
                 return -ENOMEM;
         (void) snprintf(name, sizeof(name), "%s-receiver", node);
-        if (amqp_connection_attach(c, /* receiver= */ true, name, node, r->reply_to, &r->receiver) < 0)
+        if (amqp_connection_attach(c, /* receiver= */ true, name, node, r->reply_to, &r->receiver) <
+            0)
                 return -ENOMEM;
         pn_link_flow(r->receiver.link, 8);
         return 0;
@@ -176,8 +182,8 @@ bool amqp_requester_check(AmqpRequester *r) {
                                 (const char *) b.data); /* a longer one is cut */
         if (amqp_map_get(&r->message.application_properties, "error-condition", &v) > 0 &&
             amqp_value_text(&v, &b))
-                (void) snprintf(condition, sizeof(condition), "%.*s", (int) MIN(b.size, sizeof(condition)),
-                                (const char *) b.data);
+                (void) snprintf(condition, sizeof(condition), "%.*s",
+                                (int) MIN(b.size, sizeof(condition)), (const char *) b.data);
         if (*condition) {
                 amqp_error_set_condition(error, r->stage, condition, text);
                 return false;

@@ -1,5 +1,5 @@
-/* amqp-request.h: questions to a node of the hub, "$cbs" or "$management", and their answers: a sender and a
- * receiver, and ids that tie an answer to its question. */
+/* amqp-request.h: questions to a node of the hub, "$cbs" or "$management", and their answers: a
+ * sender and a receiver, and ids that tie an answer to its question. */
 #pragma once
 
 #include <proton/message.h>
@@ -29,8 +29,8 @@ void amqp_requester_done(AmqpRequester *r);
 /* Sends a message, whose id and reply-to are set here; borrowed. Answers go to r. 0 or -ENOMEM. */
 int amqp_requester_send(AmqpRequester *r, pn_message_t *message);
 
-/* Sends and waits. 0 after a status of 200 to 299; -EIO after another one, set as the connection's error;
- * else as amqp_loop_turn(). */
+/* Sends and waits. 0 after a status of 200 to 299; -EIO after another one, set as the connection's
+ * error; else as amqp_loop_turn(). */
 int amqp_requester_call(AmqpRequester *r, AmqpLoop *loop, pn_message_t *message);
 
 /* Whether the answer is good; if not it is set as the connection's error. */
@@ -40,9 +40,10 @@ bool amqp_requester_check(AmqpRequester *r);
 int amqp_put_string(pn_data_t *d, const char *s);
 int amqp_put_property(pn_data_t *map, const char *name, const char *value);
 
-/* Encodes the message and sends it on the link, with a tag of its own. 0 or -ENOMEM. ret may be NULL. */
+/* Encodes the message and sends it on the link, with a tag of its own. 0 or -ENOMEM. ret may be
+ * NULL. */
 int amqp_send_message(pn_link_t *link, pn_message_t *message, pn_delivery_t **ret);
 
-/* Takes what came of a delivery, behind what came of it before. 1: it is whole; 0: more will come; -ENOMEM;
- * -EMSGSIZE (longer than max). */
+/* Takes what came of a delivery, behind what came of it before. 1: it is whole; 0: more will come;
+ * -ENOMEM; -EMSGSIZE (longer than max). */
 int amqp_take_delivery(pn_link_t *link, pn_delivery_t *delivery, Buffer *to, size_t max);

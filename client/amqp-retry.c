@@ -37,7 +37,8 @@ int amqp_retry_wait(AmqpRetry *r, AmqpLoop *loop, const AmqpError *e, const char
         usec_t delay;
         int k;
 
-        (void) RAND_bytes((unsigned char *) &random, sizeof(random)); /* without, all wait equally long */
+        (void) RAND_bytes((unsigned char *) &random,
+                          sizeof(random)); /* without, all wait equally long */
         delay = backoff_delay_usec(BACKOFF_FAILED, r->n_failed++, &bounds, random);
         delay -= delay % USEC_PER_MSEC;
         (void) amqp_error_say(e, r->reached ? "Connection lost" : what);

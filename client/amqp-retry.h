@@ -13,11 +13,11 @@ typedef struct AmqpRetry {
 void amqp_retry_begin(AmqpRetry *r);
 void amqp_retry_succeeded(AmqpRetry *r);
 
-/* Before it has worked once, only what the hub itself may answer otherwise later, and a few times: a host
- * that is not there is told at once. */
+/* Before it has worked once, only what the hub itself may answer otherwise later, and a few times:
+ * a host that is not there is told at once. */
 bool amqp_retry_may(const AmqpRetry *r, const AmqpError *e);
 
-/* Tells the error and waits, longer each time, at most until the deadline. As amqp_loop_turn(); -ETIME: the
- * deadline is here. */
+/* Tells the error and waits, longer each time, at most until the deadline. As amqp_loop_turn();
+ * -ETIME: the deadline is here. */
 int amqp_retry_wait(AmqpRetry *r, AmqpLoop *loop, const AmqpError *e, const char *what,
                     usec_t deadline_usec);

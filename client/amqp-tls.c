@@ -8,8 +8,7 @@
 
 #include "client/output.h"
 
-#define REMEDY_CA                                                                                  \
-        "for a hub with its own certificate authority, as the emulator, name --ca-file"
+#define REMEDY_CA "for a hub with its own certificate authority, as the emulator, name --ca-file"
 
 const char *amqp_tls_error_text(SSL *ssl, char *buf, size_t size) {
         const long verified = ssl ? SSL_get_verify_result(ssl) : X509_V_OK;
@@ -68,8 +67,10 @@ int amqp_tls_new(int fd, const char *host, const char *ca_file, AmqpError *error
         if (!context)
                 return -ENOMEM;
         SSL_CTX_set_verify(context, SSL_VERIFY_PEER, NULL);
-        (void) SSL_CTX_set_mode(context, SSL_MODE_ENABLE_PARTIAL_WRITE |
-                                                 SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER); /* the new modes */
+        (void) SSL_CTX_set_mode(
+                        context,
+                        SSL_MODE_ENABLE_PARTIAL_WRITE |
+                                        SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER); /* the new modes */
         SSL_CTX_set_options(context, SSL_OP_IGNORE_UNEXPECTED_EOF); /* gateways say no goodbye */
         r = SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION) == 1 ? 0 : -ENOMEM;
         if (r >= 0)

@@ -59,7 +59,8 @@ static void on_outcome(AmqpLink *l, pn_delivery_t *d) {
         pn_delivery_settle(d);
 }
 
-static int set_text(int (*set)(pn_message_t *m, const char *text), pn_message_t *m, const char *text) {
+static int set_text(int (*set)(pn_message_t *m, const char *text), pn_message_t *m,
+                    const char *text) {
         return text && set(m, text) < 0 ? -ENOMEM : 0;
 }
 
@@ -110,9 +111,11 @@ static int fill(pn_message_t *m, const C2dMessage *c) {
                 return r;
         if ((c->message_id && pn_message_set_id(m, id) < 0) ||
             (c->correlation_id && pn_message_set_correlation_id(m, correlation) < 0) ||
-            (c->user_id && pn_message_set_user_id(m, pn_bytes(strlen(c->user_id), c->user_id)) < 0) ||
+            (c->user_id &&
+             pn_message_set_user_id(m, pn_bytes(strlen(c->user_id), c->user_id)) < 0) ||
             (c->expires_usec > 0 &&
-             pn_message_set_expiry_time(m, (pn_timestamp_t) (c->expires_usec / USEC_PER_MSEC)) < 0) ||
+             pn_message_set_expiry_time(m, (pn_timestamp_t) (c->expires_usec / USEC_PER_MSEC)) <
+                             0) ||
             pn_message_set_inferred(m, true) < 0 || /* the body is a data section */
             pn_data_put_binary(pn_message_body(m), pn_bytes(c->body_size, c->body)) < 0)
                 return -ENOMEM;
@@ -129,7 +132,8 @@ int c2d_send(AmqpLoop *loop, AmqpConnection *c, const C2dMessage *message, bool 
 
         r = m ? fill(m, message) : -ENOMEM;
         if (r >= 0)
-                r = amqp_connection_attach(c, /* receiver= */ false, "iothubctl-c2d", ADDRESS, NULL, &s.link);
+                r = amqp_connection_attach(c, /* receiver= */ false, "iothubctl-c2d", ADDRESS, NULL,
+                                           &s.link);
         if (r >= 0)
                 r = amqp_loop_until(loop, c, &s.link.attached, AMQP_STAGE_ATTACH);
         if (r >= 0) {

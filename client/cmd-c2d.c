@@ -1,4 +1,5 @@
-/* Messages to devices: sending one, with the wait for what becomes of it, and throwing away what waits. */
+/* Messages to devices: sending one, with the wait for what becomes of it, and throwing away what
+ * waits. */
 #include <openssl/rand.h>
 
 #include "lib/fd-util.h"
@@ -35,26 +36,29 @@ static int option_ack(const char *value, void *field) {
 }
 
 static const Option send_options[] = {
-        { "module", 0, "ID", "To that module of the device", option_string, offsetof(SendSettings, module) },
+        { "module", 0, "ID", "To that module of the device", option_string,
+          offsetof(SendSettings, module) },
         { "file", 0, "PATH", "Read the body from a file; \"-\": standard input", option_path,
           offsetof(SendSettings, file) },
         { "property", 'p', "NAME=VALUE", "Application property; may be repeated", option_property,
           offsetof(SendSettings, properties) },
         { "message-id", 0, "TEXT", "Message id (default: a random one)", option_path,
           offsetof(SendSettings, message_id) },
-        { "correlation-id", 0, "TEXT", "Correlation id", option_path, offsetof(SendSettings, correlation_id) },
+        { "correlation-id", 0, "TEXT", "Correlation id", option_path,
+          offsetof(SendSettings, correlation_id) },
         { "user-id", 0, "TEXT", "Who sends it", option_path, offsetof(SendSettings, user_id) },
         { "content-type", 0, "TYPE", "Such as application/json", option_path,
           offsetof(SendSettings, content_type) },
         { "content-encoding", 0, "NAME", "Such as utf-8", option_path,
           offsetof(SendSettings, content_encoding) },
-        { "expires", 0, "WHEN", "An age that it may reach, such as 10min, or a time (default: the hub's)",
-          option_path, offsetof(SendSettings, expires) },
+        { "expires", 0, "WHEN",
+          "An age that it may reach, such as 10min, or a time (default: the hub's)", option_path,
+          offsetof(SendSettings, expires) },
         { "ack", 0, "none|positive|negative|full",
-          "Which ends of it the hub tells as feedback (default: none, with --wait full)", option_ack,
-          offsetof(SendSettings, ack) },
-        { "wait", 'w', NULL, "Wait until the device has taken it, or it ended otherwise", option_flag,
-          offsetof(SendSettings, wait) },
+          "Which ends of it the hub tells as feedback (default: none, with --wait full)",
+          option_ack, offsetof(SendSettings, ack) },
+        { "wait", 'w', NULL, "Wait until the device has taken it, or it ended otherwise",
+          option_flag, offsetof(SendSettings, wait) },
         { "timeout", 0, "SPAN", "With --wait: give up after that long", option_ttl,
           offsetof(SendSettings, timeout_usec) },
         {},
@@ -100,7 +104,8 @@ static int read_body(const SendSettings *s, const char *argument, char **ret, si
                         *ret_size = BODY_BYTES_MAX + 1;
         }
         if (*ret_size > BODY_BYTES_MAX) {
-                say_error("The body is larger than 64 KiB, which is the hub's limit for messages to devices");
+                say_error("The body is larger than 64 KiB, which is the hub's limit for messages "
+                          "to devices");
                 return EX_DATAERR;
         }
         return EX_OK;
@@ -117,7 +122,9 @@ static int read_expiry(const char *s, usec_t *ret) {
         else
                 r = event_time_parse(s, now, ret);
         if (r < 0 || *ret == USEC_INFINITY) {
-                say_error("--expires: \"%s\" is neither a span (10min) nor a time (2026-11-25 08:00)", s);
+                say_error("--expires: \"%s\" is neither a span (10min) nor a time (2026-11-25 "
+                          "08:00)",
+                          s);
                 return EX_USAGE;
         }
         if (*ret <= now) {
@@ -143,7 +150,8 @@ static int make_message(Sending *x, const char *device) {
         const SendSettings *s = x->settings;
 
         if (s->wait && s->ack && !streq(s->ack, "full")) {
-                say_error("--wait needs --ack full, which it implies: else some ends are never told");
+                say_error("--wait needs --ack full, which it implies: else some ends are never "
+                          "told");
                 return EX_USAGE;
         }
         if (s->timeout_usec != USEC_INFINITY && !s->wait) {
@@ -160,7 +168,9 @@ static int make_message(Sending *x, const char *device) {
                 .user_id = s->user_id,
                 .content_type = s->content_type,
                 .content_encoding = s->content_encoding,
-                .ack = s->wait ? "full" : s->ack ? s->ack : "none",
+                .ack = s->wait ? "full" :
+                       s->ack  ? s->ack :
+                                 "none",
                 .properties = &s->properties,
         };
         return s->expires ? read_expiry(s->expires, &x->message.expires_usec) : EX_OK;
@@ -174,8 +184,8 @@ static bool is_ours(const Sending *x, struct json_object *o, FeedbackRecord *ret
                streq(ret->device_id, x->message.device);
 }
 
-/* Ours is accepted if nothing else is with it. All else is kept until the end, so that the hub does not hand it
- * to us again and again, and then given back. */
+/* Ours is accepted if nothing else is with it. All else is kept until the end, so that the hub does
+ * not hand it to us again and again, and then given back. */
 static void on_feedback(struct json_object *records, pn_delivery_t *handle, void *userdata) {
         const size_t n = json_object_array_length(records);
         Sending *x = userdata;
@@ -201,7 +211,8 @@ static int give_back(Sending *x) {
                 return 0;
         feedback_release_all(x->receiver);
         /* Others get a chance to take them. */
-        for (usec_t end = usec_add(now_usec(CLOCK_MONOTONIC), PAUSE_USEC); now_usec(CLOCK_MONOTONIC) < end;) {
+        for (usec_t end = usec_add(now_usec(CLOCK_MONOTONIC), PAUSE_USEC);
+             now_usec(CLOCK_MONOTONIC) < end;) {
                 r = amqp_loop_turn(&x->loop, x->connection, end);
                 if (r < 0)
                         return r;
@@ -239,7 +250,8 @@ static int connect_and_send(Sending *x, const ConnectionString *login) {
         if (r >= 0 && x->settings->wait) {
                 r = feedback_receiver_new(x->connection, KEPT_MAX, on_feedback, x, &x->receiver);
                 if (r >= 0)
-                        r = amqp_loop_until(&x->loop, x->connection, feedback_receiver_attached(x->receiver),
+                        r = amqp_loop_until(&x->loop, x->connection,
+                                            feedback_receiver_attached(x->receiver),
                                             AMQP_STAGE_ATTACH);
         }
         if (r >= 0 && !x->accepted) {
@@ -288,7 +300,8 @@ static int show(const Sending *x) {
         o = json_object_new_object();
         if (!o || json_add_string(o, "messageId", x->message.message_id) < 0 ||
             json_add_string(o, "deviceId", x->message.device) < 0 ||
-            json_add_string(o, "moduleId", x->message.module) < 0 || json_add_string(o, "state", state) < 0 ||
+            json_add_string(o, "moduleId", x->message.module) < 0 ||
+            json_add_string(o, "state", state) < 0 ||
             json_add_string(o, "endTimeUtc", x->enqueued_time) < 0)
                 return say_out_of_memory();
         print_json(o);
@@ -302,7 +315,8 @@ static int run(Sending *x, const ConnectionString *login) {
         if (r >= 0)
                 r = run_connections(x, login);
         if (r == -ETIME) {
-                say_error("The hub has told nothing about the message's end yet; it is with the hub");
+                say_error("The hub has told nothing about the message's end yet; it is with the "
+                          "hub");
                 code = show(x);
                 return code == EX_OK ? EXIT_TRY_AGAIN : code;
         }
@@ -359,8 +373,10 @@ const Verb verb_c2d_send = {
         .arguments_min = 1,
         .arguments_max = 2,
         .summary = "Send a message to a device, which gets it when it is connected",
-        .description = "Without BODY it is standard input. With --wait the exit code tells what became of it: 0 taken by the\n"
-                       "device, 65 rejected, 66 purged, 68 expired, 70 taken too often and never completed.",
+        .description = "Without BODY it is standard input. With --wait the exit code tells what "
+                       "became of it: 0 taken by the\n"
+                       "device, 65 rejected, 66 purged, 68 expired, 70 taken too often and never "
+                       "completed.",
         .options = send_options,
         .run = cmd_send,
 };

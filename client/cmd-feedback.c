@@ -1,5 +1,5 @@
-/* Shows what became of messages to devices whose senders asked for it. A message of the hub's is accepted when
- * its records are with the reader of our output: before that, the hub keeps it. */
+/* Shows what became of messages to devices whose senders asked for it. A message of the hub's is
+ * accepted when its records are with the reader of our output: before that, the hub keeps it. */
 #include "client/amqp-endpoint.h"
 #include "client/amqp-retry.h"
 #include "client/feedback.h"
@@ -16,7 +16,8 @@ typedef struct FeedbackSettings {
 } FeedbackSettings;
 
 static const Option feedback_options[] = {
-        { "count", 'n', "N", "End after N records", option_count, offsetof(FeedbackSettings, count) },
+        { "count", 'n', "N", "End after N records", option_count,
+          offsetof(FeedbackSettings, count) },
         { "timeout", 0, "SPAN", "End when no record came for that long", option_ttl,
           offsetof(FeedbackSettings, timeout_usec) },
         {},
@@ -40,17 +41,20 @@ static int print_record(const Reading *r, struct json_object *o, Buffer *out) {
         int k;
 
         if (r->globals->json) {
-                k = buffer_append_string(out, json_object_to_json_string_ext(
-                                                      o, JSON_C_TO_STRING_PLAIN |
-                                                                         JSON_C_TO_STRING_NOSLASHESCAPE));
+                k = buffer_append_string(
+                                out,
+                                json_object_to_json_string_ext(
+                                                o, JSON_C_TO_STRING_PLAIN |
+                                                                   JSON_C_TO_STRING_NOSLASHESCAPE));
                 return k < 0 ? k : buffer_append_string(out, "\n");
         }
         feedback_record_read(o, &record);
         k = asprintf(&text, "%s %s: %s%s%s%s [message_id=%s]",
                      record.enqueued_time ? record.enqueued_time : "-",
-                     record.device_id ? record.device_id : "-", feedback_status_to_string(record.status),
-                     record.description ? " (" : "", strempty(record.description),
-                     record.description ? ")" : "", strempty(record.message_id));
+                     record.device_id ? record.device_id : "-",
+                     feedback_status_to_string(record.status), record.description ? " (" : "",
+                     strempty(record.description), record.description ? ")" : "",
+                     strempty(record.message_id));
         if (k < 0) {
                 text = NULL;
                 return -ENOMEM;
@@ -61,11 +65,13 @@ static int print_record(const Reading *r, struct json_object *o, Buffer *out) {
         return k < 0 ? k : buffer_append_string(out, "\n");
 }
 
-static void on_message(struct json_object *records, _unused_ pn_delivery_t *handle, void *userdata) {
+static void on_message(struct json_object *records, _unused_ pn_delivery_t *handle,
+                       void *userdata) {
         Reading *r = userdata;
 
         for (size_t i = 0; i < json_object_array_length(records) && r->error >= 0; i++, r->n++)
-                r->error = print_record(r, json_object_array_get_idx(records, i), &r->loop.output.data);
+                r->error = print_record(r, json_object_array_get_idx(records, i),
+                                        &r->loop.output.data);
         r->last_usec = now_usec(CLOCK_MONOTONIC);
 }
 
@@ -119,11 +125,12 @@ static int connect_once(Reading *r, const ConnectionString *login) {
         if (k >= 0)
                 k = feedback_receiver_new(r->connection, CREDIT, on_message, r, &r->receiver);
         if (k >= 0)
-                k = amqp_loop_until(&r->loop, r->connection, feedback_receiver_attached(r->receiver),
-                                    AMQP_STAGE_ATTACH);
+                k = amqp_loop_until(&r->loop, r->connection,
+                                    feedback_receiver_attached(r->receiver), AMQP_STAGE_ATTACH);
         if (k < 0)
                 return k;
-        say_error("%s; Ctrl-C ends", r->retry.reached ? "Waiting on for feedback" : "Waiting for feedback");
+        say_error("%s; Ctrl-C ends",
+                  r->retry.reached ? "Waiting on for feedback" : "Waiting for feedback");
         amqp_retry_succeeded(&r->retry);
         return 0;
 }
@@ -185,7 +192,8 @@ const Verb verb_feedback = {
         .hub = true,
         .name = "feedback",
         .summary = "Show what became of messages to devices",
-        .description = "Of messages that were sent with --ack. Each record is shown to one reader only.",
+        .description = "Of messages that were sent with --ack. Each record is shown to one reader "
+                       "only.",
         .options = feedback_options,
         .run = cmd_feedback,
 };

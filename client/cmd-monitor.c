@@ -1,5 +1,5 @@
-/* Shows the events that arrive at a hub. A connection leads, over the hub's redirect, to its events endpoint;
- * when it is lost, the next one goes on where the readers of the partitions are. */
+/* Shows the events that arrive at a hub. A connection leads, over the hub's redirect, to its events
+ * endpoint; when it is lost, the next one goes on where the readers of the partitions are. */
 #include "lib/string-util.h"
 #include "client/amqp-cbs.h"
 #include "client/amqp-endpoint.h"
@@ -26,13 +26,13 @@ static const Option monitor_options[] = {
           "From where on: now (the default), earliest, an age such as 10min,\n"
           "or a time such as \"2026-11-25 08:00\"",
           option_string, offsetof(MonitorSettings, from) },
-        { "consumer-group", 0, "NAME", "Read as that consumer group (default: $Default)", option_path,
-          offsetof(MonitorSettings, group) },
+        { "consumer-group", 0, "NAME", "Read as that consumer group (default: $Default)",
+          option_path, offsetof(MonitorSettings, group) },
         { "properties", 0, "KINDS",
-          "Which to show: system, application, annotations, with commas between, or all", option_string,
-          offsetof(MonitorSettings, properties) },
-        { "content", 0, "auto|json|text|base64", "How to show bodies (default: auto)", option_string,
-          offsetof(MonitorSettings, content) },
+          "Which to show: system, application, annotations, with commas between, or all",
+          option_string, offsetof(MonitorSettings, properties) },
+        { "content", 0, "auto|json|text|base64", "How to show bodies (default: auto)",
+          option_string, offsetof(MonitorSettings, content) },
         { "count", 'n', "N", "End after N events", option_count, offsetof(MonitorSettings, count) },
         { "timeout", 0, "SPAN", "End when no event came for that long", option_ttl,
           offsetof(MonitorSettings, timeout_usec) },
@@ -114,8 +114,8 @@ static int follow_redirect(Monitor *m) {
                 r = amqp_endpoint_find(&m->loop, m->connection, &endpoint);
         if (r < 0)
                 return r;
-        amqp_connection_trace(m->connection, "* The events are at %s:%u, %s", endpoint.host, endpoint.port,
-                              endpoint.entity);
+        amqp_connection_trace(m->connection, "* The events are at %s:%u, %s", endpoint.host,
+                              endpoint.port, endpoint.entity);
         m->connection = amqp_connection_free(m->connection);
         return take_endpoint(m, &endpoint);
 }
@@ -128,7 +128,8 @@ static int attach_readers(Monitor *m) {
         r = amqp_management_partitions(&m->loop, m->connection, m->events.entity, &partitions, &n);
         if (r < 0)
                 return r;
-        return event_receivers_attach(m->receivers, &m->loop, m->connection, m->events.entity, partitions, n);
+        return event_receivers_attach(m->receivers, &m->loop, m->connection, m->events.entity,
+                                      partitions, n);
 }
 
 static int connect_events(Monitor *m) {
@@ -141,7 +142,8 @@ static int connect_events(Monitor *m) {
         r = amqp_connect(&m->loop,
                          &(AmqpConnectionSettings){
                                          .host = m->network_host ? m->network_host : m->events.host,
-                                         .port = m->events.port ? m->events.port : m->globals->amqp_port,
+                                         .port = m->events.port ? m->events.port :
+                                                                  m->globals->amqp_port,
                                          .name = m->events.host,
                                          .ca_file = m->globals->ca_file,
                                          .verbose = m->globals->verbose,
@@ -164,8 +166,9 @@ static void announce(const Monitor *m) {
                 say_error("Reading on");
                 return;
         }
-        say_error("Watching %s: %zu partitions, consumer group %s, from %s; Ctrl-C ends", m->events.entity,
-                  event_receivers_count(m->receivers), m->settings->group, m->settings->from);
+        say_error("Watching %s: %zu partitions, consumer group %s, from %s; Ctrl-C ends",
+                  m->events.entity, event_receivers_count(m->receivers), m->settings->group,
+                  m->settings->from);
 }
 
 /* When there was silence for too long. */
@@ -190,7 +193,8 @@ static int read_events(Monitor *m) {
                 if (r >= 0)
                         r = event_receivers_resume(m->receivers);
                 if (r >= 0 && !is_finished(m))
-                        r = amqp_loop_turn(&m->loop, m->connection, MIN(next_usec, silence_deadline(m)));
+                        r = amqp_loop_turn(&m->loop, m->connection,
+                                           MIN(next_usec, silence_deadline(m)));
                 if (m->n_shown != before)
                         m->last_shown_usec = now_usec(CLOCK_MONOTONIC);
         }
@@ -199,7 +203,8 @@ static int read_events(Monitor *m) {
 
 /* ---- connections that come and go ---- */
 
-/* 0: it ended as it should; else as amqp_loop_turn(), with the connection still there for its error. */
+/* 0: it ended as it should; else as amqp_loop_turn(), with the connection still there for its
+ * error. */
 static int run_connections(Monitor *m) {
         AmqpError error;
         int r;
@@ -231,7 +236,8 @@ static void say_summary(const Monitor *m) {
         char time[FORMAT_TIMESPAN_MAX], others[64] = "";
 
         if (m->n_others > 0)
-                (void) snprintf(others, sizeof(others), ", and %" PRIu64 " of other devices", m->n_others);
+                (void) snprintf(others, sizeof(others), ", and %" PRIu64 " of other devices",
+                                m->n_others);
         say_error("%" PRIu64 " event%s%s in %s", m->n_shown, m->n_shown == 1 ? "" : "s", others,
                   format_timespan(time, sizeof(time), span - span % USEC_PER_MSEC));
         if (event_receivers_missing(m->receivers) > 0)
@@ -239,8 +245,8 @@ static void say_summary(const Monitor *m) {
                           event_receivers_missing(m->receivers));
 }
 
-/* A name that does not exist would be waited for in vain. Whatever else comes of the question is not told:
- * a policy that may read events need not be one that may read the registry. */
+/* A name that does not exist would be waited for in vain. Whatever else comes of the question is
+ * not told: a policy that may read events need not be one that may read the registry. */
 static int look_up_devices(const Monitor *m) {
         const RegistryClientSettings settings = {
                 .ca_file = m->globals->ca_file,
@@ -264,8 +270,9 @@ static int look_up_devices(const Monitor *m) {
                 if (!event_filter_is_id(m->devices[i]))
                         continue;
                 device = strndup(m->devices[i], strcspn(m->devices[i], "/"));
-                if (!device || (strchr(m->devices[i], '/') &&
-                                copy_string(&module, strchr(m->devices[i], '/') + 1) < 0) ||
+                if (!device ||
+                    (strchr(m->devices[i], '/') &&
+                     copy_string(&module, strchr(m->devices[i], '/') + 1) < 0) ||
                     identity_path("devices", &(IdentityName){ device, module }, &path) < 0)
                         return say_out_of_memory();
                 q.path = path;
@@ -302,11 +309,14 @@ static int check_settings(Monitor *m, EventStart *ret_start) {
         if (r < 0) {
                 say_error("--from: \"%s\" %s", s->from,
                           r == -ERANGE ? "is not in the past" :
-                                         "is none of now, earliest, an age (10min), a time (2026-11-25 08:00)");
+                                         "is none of now, earliest, an age (10min), a time "
+                                         "(2026-11-25 08:00)");
                 return EX_USAGE;
         }
-        if (s->properties && event_properties_from_string(s->properties, &m->format.properties) < 0) {
-                say_error("--properties: \"%s\" is not made of system, application, annotations, all, with "
+        if (s->properties &&
+            event_properties_from_string(s->properties, &m->format.properties) < 0) {
+                say_error("--properties: \"%s\" is not made of system, application, annotations, "
+                          "all, with "
                           "commas between",
                           s->properties);
                 return EX_USAGE;
@@ -402,9 +412,10 @@ const Verb verb_monitor = {
         .arguments = "[DEVICE]...",
         .arguments_max = -1,
         .summary = "Show the events that arrive at the hub",
-        .description =
-                        "All devices, or those named; \"*\" stands for any text, DEVICE/MODULE for a module. The\n"
-                        "login is that of the hub, or the connection string of its events endpoint (Endpoint=...).",
+        .description = "All devices, or those named; \"*\" stands for any text, DEVICE/MODULE for "
+                       "a module. The\n"
+                       "login is that of the hub, or the connection string of its events endpoint "
+                       "(Endpoint=...).",
         .options = monitor_options,
         .run = cmd_monitor,
 };

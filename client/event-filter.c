@@ -14,7 +14,8 @@ static char at(const Pieces *p, size_t i) {
         return i == p->device.size ? '/' : (char) p->module.data[i - p->device.size - 1];
 }
 
-/* Goes back to the last asterisk only, so that no pattern costs more than its length times the text's. */
+/* Goes back to the last asterisk only, so that no pattern costs more than its length times the
+ * text's. */
 static bool matches(const char *pattern, const Pieces *text) {
         const char *after_star = NULL;
         size_t i = 0, star_at = 0;

@@ -1,5 +1,6 @@
-/* The JSON is that of "az iot hub monitor-events", which users and their scripts know, with the partition
- * added. What a hub or a device sends is made harmless here: text that is no UTF-8, control characters. */
+/* The JSON is that of "az iot hub monitor-events", which users and their scripts know, with the
+ * partition added. What a hub or a device sends is made harmless here: text that is no UTF-8,
+ * control characters. */
 #include "client/event-output.h"
 
 #include <math.h>
@@ -88,7 +89,8 @@ static int put_json_text(Buffer *out, AmqpBytes b) {
                 else {
                         r = json_text_append_string(out, (const char *) b.data + i, n);
                         if (r >= 0) { /* without its quotes */
-                                memmove(out->data + from, out->data + from + 1, out->size - from - 2);
+                                memmove(out->data + from, out->data + from + 1,
+                                        out->size - from - 2);
                                 out->size -= 2;
                         }
                 }
@@ -170,11 +172,13 @@ static int put_json_value(Buffer *out, const AmqpValue *v, unsigned depth) {
                         return put_json_text(out, v->bytes); /* as a user-id is */
                 r = put(out, "\"");
                 if (r >= 0)
-                        r = v->type == AMQP_UUID ? put_uuid(out, v->bytes) : put_base64(out, v->bytes);
+                        r = v->type == AMQP_UUID ? put_uuid(out, v->bytes) :
+                                                   put_base64(out, v->bytes);
                 return r < 0 ? r : put(out, "\"");
         case AMQP_LIST:
         case AMQP_MAP:
-        case AMQP_ARRAY: return depth < VALUE_DEPTH_MAX ? put_json_items(out, v, depth) : put(out, "null");
+        case AMQP_ARRAY:
+                return depth < VALUE_DEPTH_MAX ? put_json_items(out, v, depth) : put(out, "null");
         default: return put(out, "null");
         }
 }
@@ -247,13 +251,14 @@ static bool is_json(const Event *e, AmqpBytes body, EventContent content) {
         if (content == EVENT_CONTENT_AUTO && type.size > 0 && !says_json(type))
                 return false;
         /* A number alone is a number only where somebody says that it is JSON. */
-        if (content == EVENT_CONTENT_AUTO && type.size == 0 && body.data[0] != '{' && body.data[0] != '[')
+        if (content == EVENT_CONTENT_AUTO && type.size == 0 && body.data[0] != '{' &&
+            body.data[0] != '[')
                 return false;
         return json_text_is_valid((const char *) body.data, body.size, JSON_DEPTH_MAX);
 }
 
-/* Line breaks stand between its values only, so that blanks do as well; other control characters stand in
- * its strings only, so that escapes do. */
+/* Line breaks stand between its values only, so that blanks do as well; other control characters
+ * stand in its strings only, so that escapes do. */
 static int put_raw_json(Buffer *out, AmqpBytes body) {
         size_t from = 0;
         int r = 0;
@@ -278,7 +283,8 @@ static int put_json_payload(Buffer *out, const Event *e, EventContent content) {
         int r;
 
         if (e->message.body.type != AMQP_NULL && !e->message.body_is_data && body.size == 0) {
-                r = put(out, ",\"payload\":"); /* a value that is no bytes: no device of a hub's sends one */
+                r = put(out, ",\"payload\":"); /* a value that is no bytes: no device of a hub's
+                                                  sends one */
                 return r < 0 ? r : put_json_value(out, &e->message.body, 0);
         }
         if (content == EVENT_CONTENT_BASE64 ||
@@ -315,7 +321,8 @@ static int format_json(const Event *e, const EventFormat *f, Buffer *out) {
                 r = put_json_member(out, ",\"component\":", e->component);
         if (r >= 0)
                 r = put_json_member(out, ",\"partition\":",
-                                    (AmqpBytes){ (const uint8_t *) e->partition, strlen(e->partition) });
+                                    (AmqpBytes){ (const uint8_t *) e->partition,
+                                                 strlen(e->partition) });
         if (r >= 0)
                 r = put(out, ",\"properties\":{");
         if (r >= 0 && (properties & EVENT_PROPERTIES_SYSTEM)) {
@@ -324,7 +331,8 @@ static int format_json(const Event *e, const EventFormat *f, Buffer *out) {
                         r = put_json_system(out, m);
         }
         if (r >= 0 && (properties & EVENT_PROPERTIES_APPLICATION)) {
-                r = put(out, properties & EVENT_PROPERTIES_SYSTEM ? ",\"application\":" : "\"application\":");
+                r = put(out, properties & EVENT_PROPERTIES_SYSTEM ? ",\"application\":" :
+                                                                    "\"application\":");
                 if (r >= 0)
                         r = put_json_map(out, &m->application_properties);
         }
@@ -342,8 +350,8 @@ static int format_json(const Event *e, const EventFormat *f, Buffer *out) {
 
 /* ---- for people ---- */
 
-/* Text on one line: blanks for line breaks, "?" for other control characters, among them those of two bytes
- * that begin a command of a terminal; what is no UTF-8 likewise. */
+/* Text on one line: blanks for line breaks, "?" for other control characters, among them those of
+ * two bytes that begin a command of a terminal; what is no UTF-8 likewise. */
 static int put_safe(Buffer *out, AmqpBytes b) {
         const bool valid = utf8_is_valid(b.data, b.size);
         const size_t from = out->size;
@@ -373,10 +381,11 @@ static int put_value(Buffer *out, const AmqpValue *v) {
         if (v->type == AMQP_TIMESTAMP && v->integer >= 0) {
                 char time[FORMAT_TIMESTAMP_MAX];
 
-                return put(out, format_timestamp(time, sizeof(time),
-                                                 (usec_t) v->integer > USEC_INFINITY / USEC_PER_MSEC ?
-                                                         USEC_INFINITY :
-                                                         (usec_t) v->integer * USEC_PER_MSEC));
+                return put(out,
+                           format_timestamp(time, sizeof(time),
+                                            (usec_t) v->integer > USEC_INFINITY / USEC_PER_MSEC ?
+                                                            USEC_INFINITY :
+                                                            (usec_t) v->integer * USEC_PER_MSEC));
         }
         if (v->type == AMQP_UUID)
                 return put_uuid(out, v->bytes);
@@ -395,7 +404,8 @@ static int put_named(Buffer *out, const char *separator, AmqpBytes name, const A
         return r < 0 ? r : put_value(out, v);
 }
 
-static int put_system(Buffer *out, const AmqpMessage *m, size_t n, const char **separator, const char *next) {
+static int put_system(Buffer *out, const AmqpMessage *m, size_t n, const char **separator,
+                      const char *next) {
         SystemProperty list[SYSTEM_PROPERTIES];
         int r = 0;
 
@@ -477,8 +487,9 @@ static int put_body(Buffer *out, const Event *e, EventContent content) {
         if (!utf8_is_valid(body.data, body.size))
                 return buffer_appendf(out, "(%zu bytes, no text)", body.size);
         if (content == EVENT_CONTENT_JSON)
-                return is_json(e, body, content) ? put_safe(out, body) :
-                                                   buffer_appendf(out, "(%zu bytes, no JSON)", body.size);
+                return is_json(e, body, content) ?
+                                       put_safe(out, body) :
+                                       buffer_appendf(out, "(%zu bytes, no JSON)", body.size);
         r = put_safe(out, shown);
         if (r >= 0 && shown.size < body.size)
                 r = buffer_appendf(out, "... (%zu bytes)", body.size);

@@ -25,13 +25,13 @@ EventContent event_content_from_string(const char *s);
 typedef struct EventFormat {
         bool json;
         EventContent content;
-        unsigned properties; /* EVENT_PROPERTIES_; 0: not asked for: of JSON all, for people the ids and the
-                              * application's in the event's own line */
+        unsigned properties; /* EVENT_PROPERTIES_; 0: not asked for: of JSON all, for people the ids
+                              * and the application's in the event's own line */
 } EventFormat;
 
 /* "system,application", "all". 0 or -EINVAL. */
 int event_properties_from_string(const char *s, unsigned *ret);
 
-/* Appends the event with its newline. 0 or -ENOMEM; after a failure out may hold a part of it. Bytes that are
- * no UTF-8 and control characters never go out as they are. */
+/* Appends the event with its newline. 0 or -ENOMEM; after a failure out may hold a part of it.
+ * Bytes that are no UTF-8 and control characters never go out as they are. */
 int event_format(const Event *e, const EventFormat *format, Buffer *out);

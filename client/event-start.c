@@ -31,7 +31,8 @@ static bool take_date(const char **s, struct tm *tm) {
         int year, month, day;
 
         if (!take_digits(&p, 4, &year) || !take_char(&p, '-') || !take_digits(&p, 2, &month) ||
-            !take_char(&p, '-') || !take_digits(&p, 2, &day) || month < 1 || month > 12 || day < 1 || day > 31)
+            !take_char(&p, '-') || !take_digits(&p, 2, &day) || month < 1 || month > 12 ||
+            day < 1 || day > 31)
                 return false;
         tm->tm_year = year - 1900;
         tm->tm_mon = month - 1;
@@ -45,8 +46,8 @@ static bool take_time(const char **s, struct tm *tm, usec_t *ret_fraction) {
         usec_t unit = USEC_PER_SEC;
         int hour, minute, second = 0;
 
-        if (!take_digits(&p, 2, &hour) || !take_char(&p, ':') || !take_digits(&p, 2, &minute) || hour > 23 ||
-            minute > 59)
+        if (!take_digits(&p, 2, &hour) || !take_char(&p, ':') || !take_digits(&p, 2, &minute) ||
+            hour > 23 || minute > 59)
                 return false;
         if (take_char(&p, ':') && (!take_digits(&p, 2, &second) || second > 59))
                 return false;

@@ -1,5 +1,5 @@
-/* event.h: a message from the hub's events endpoint, read in place. Pure. Annotations: docs/hub-limits.md,
- * "Events and messages to devices, over AMQP". */
+/* event.h: a message from the hub's events endpoint, read in place. Pure. Annotations:
+ * docs/hub-limits.md, "Events and messages to devices, over AMQP". */
 #pragma once
 
 #include "lib/amqp-value.h"

@@ -17,7 +17,8 @@ bool events_login_is_one(const char *s) {
         const char *part = skip_space(s);
 
         while (*part) {
-                if (strncasecmp(part, "Endpoint=", 9) == 0 || strncasecmp(part, "EntityPath=", 11) == 0)
+                if (strncasecmp(part, "Endpoint=", 9) == 0 ||
+                    strncasecmp(part, "EntityPath=", 11) == 0)
                         return true;
                 part += strcspn(part, ";");
                 part = skip_space(*part ? part + 1 : part);
@@ -39,10 +40,13 @@ static int parse_endpoint(const char *s, size_t n, EventsLogin *l, char **reterr
                 return -ENOMEM;
         slashes = strstr(endpoint, "://");
         from = slashes ? slashes + 3 : endpoint;
-        if (slashes && strncasecmp(endpoint, "sb://", 5) != 0 && strncasecmp(endpoint, "amqps://", 8) != 0)
-                return fail(reterr, "Endpoint: write it like sb://NAMESPACE.servicebus.windows.net/");
+        if (slashes && strncasecmp(endpoint, "sb://", 5) != 0 &&
+            strncasecmp(endpoint, "amqps://", 8) != 0)
+                return fail(reterr,
+                            "Endpoint: write it like sb://NAMESPACE.servicebus.windows.net/");
         endpoint[(size_t) (from - endpoint) + strcspn(from, "/")] = '\0';
-        r = from[strcspn(from, " ?#@\\\"'<>")] ? -EINVAL : host_port_split(from, 0, &l->host, &l->port);
+        r = from[strcspn(from, " ?#@\\\"'<>")] ? -EINVAL :
+                                                 host_port_split(from, 0, &l->host, &l->port);
         if (r == -EINVAL)
                 return fail(reterr, "Endpoint: not a host name, write it like "
                                     "sb://NAMESPACE.servicebus.windows.net/");
@@ -69,13 +73,15 @@ static int parse_part(const char *s, size_t n, EventsLogin *l, char **reterr) {
                         continue;
                 if (*keys[i].value || !equals || equals + 1 == s + n) {
                         (void) snprintf(text, sizeof(text), "%s: %s", keys[i].name,
-                                        *keys[i].value ? "comes twice, keep one" : "its value is empty");
+                                        *keys[i].value ? "comes twice, keep one" :
+                                                         "its value is empty");
                         return fail(reterr, text);
                 }
                 for (const char *p = equals + 1; p < s + n; p++)
                         if ((unsigned char) *p < 0x20 || *p == 0x7f) {
-                                (void) snprintf(text, sizeof(text), "%s: contains a line break or another "
-                                                                    "control character, write it on one line",
+                                (void) snprintf(text, sizeof(text),
+                                                "%s: contains a line break or another "
+                                                "control character, write it on one line",
                                                 keys[i].name);
                                 return fail(reterr, text);
                         }
@@ -84,8 +90,10 @@ static int parse_part(const char *s, size_t n, EventsLogin *l, char **reterr) {
                 *keys[i].value = strndup(equals + 1, (size_t) (s + n - equals - 1));
                 return *keys[i].value ? 0 : -ENOMEM;
         }
-        return fail(reterr, "A part begins with none of the known keys, Endpoint, SharedAccessKeyName, "
-                            "SharedAccessKey, SharedAccessSignature and EntityPath: was it copied whole, on one line?");
+        return fail(reterr,
+                    "A part begins with none of the known keys, Endpoint, SharedAccessKeyName, "
+                    "SharedAccessKey, SharedAccessSignature and EntityPath: was it copied whole, "
+                    "on one line?");
 }
 
 static int check(const EventsLogin *l, char **reterr) {
@@ -93,24 +101,29 @@ static int check(const EventsLogin *l, char **reterr) {
         int r;
 
         if (!l->host)
-                return fail(reterr, "Endpoint: missing, add Endpoint=sb://NAMESPACE.servicebus.windows.net/");
+                return fail(reterr, "Endpoint: missing, add "
+                                    "Endpoint=sb://NAMESPACE.servicebus.windows.net/");
         if (!l->entity)
-                return fail(reterr, "EntityPath: missing, add EntityPath=NAME: the portal shows it as the Event "
+                return fail(reterr, "EntityPath: missing, add EntityPath=NAME: the portal shows it "
+                                    "as the Event "
                                     "Hub-compatible name");
         if (l->entity[strcspn(l->entity, "/ ?#")])
                 return fail(reterr, "EntityPath: a name without slashes and blanks");
         if (l->token && (l->key || l->key_name))
-                return fail(reterr, "SharedAccessSignature: stands alone, without SharedAccessKeyName and "
-                                    "SharedAccessKey");
+                return fail(reterr,
+                            "SharedAccessSignature: stands alone, without SharedAccessKeyName and "
+                            "SharedAccessKey");
         if (l->token) {
                 r = sas_token_parse(l->token, &t);
-                return r == -EINVAL ? fail(reterr, "SharedAccessSignature: not a token of the form "
-                                                   "\"SharedAccessSignature sr=...&sig=...&se=...\"") :
+                return r == -EINVAL ? fail(reterr,
+                                           "SharedAccessSignature: not a token of the form "
+                                           "\"SharedAccessSignature sr=...&sig=...&se=...\"") :
                                       r;
         }
         if (!l->key_name)
-                return fail(reterr, "SharedAccessKeyName: missing, add the name of the policy, such as "
-                                    "SharedAccessKeyName=service");
+                return fail(reterr,
+                            "SharedAccessKeyName: missing, add the name of the policy, such as "
+                            "SharedAccessKeyName=service");
         if (!l->key)
                 return fail(reterr, "SharedAccessKey: missing, add SharedAccessKey=KEY");
         return 0;

@@ -1,5 +1,6 @@
-/* events-login.h: the connection string of an Event Hubs-compatible endpoint, as the portal shows it under
- * "Built-in endpoints": Endpoint=sb://HOST/;SharedAccessKeyName=..;SharedAccessKey=..;EntityPath=.. */
+/* events-login.h: the connection string of an Event Hubs-compatible endpoint, as the portal shows
+ * it under "Built-in endpoints":
+ * Endpoint=sb://HOST/;SharedAccessKeyName=..;SharedAccessKey=..;EntityPath=.. */
 #pragma once
 
 #include "lib/macro.h"
@@ -15,8 +16,8 @@ typedef struct EventsLogin {
 /* Whether the text wants to be such a connection string, and no hub's. */
 bool events_login_is_one(const char *s);
 
-/* White space around is allowed, and keys in any order. 0; -EINVAL, and *reterr (the caller's) says which
- * key and what to do, never quoting a secret; -ENOMEM. */
+/* White space around is allowed, and keys in any order. 0; -EINVAL, and *reterr (the caller's) says
+ * which key and what to do, never quoting a secret; -ENOMEM. */
 int events_login_parse(const char *s, EventsLogin *ret, char **reterr);
 
 /* Frees and erases. */

@@ -61,7 +61,8 @@ void feedback_record_read(struct json_object *o, FeedbackRecord *ret) {
         uint64_t number;
 
         for (size_t i = 0; i < ELEMENTSOF(texts); i++)
-                (void) json_get_string(o, texts[i].field, texts[i].to, NULL); /* else it is absent */
+                (void) json_get_string(o, texts[i].field, texts[i].to,
+                                       NULL); /* else it is absent */
         if (json_get_string(o, "statusCode", &name, NULL) > 0)
                 r.status = status_from_name(name);
         else if (json_get_u64(o, "statusCode", &number) > 0 && number < FEEDBACK_UNKNOWN)
@@ -164,7 +165,8 @@ static void on_delivery(AmqpLink *l, pn_delivery_t *d) {
 }
 
 int feedback_receiver_new(AmqpConnection *c, unsigned credit,
-                          void (*on_message)(struct json_object *records, pn_delivery_t *handle, void *userdata),
+                          void (*on_message)(struct json_object *records, pn_delivery_t *handle,
+                                             void *userdata),
                           void *userdata, FeedbackReceiver **ret) {
         FeedbackReceiver *r = malloc(sizeof(*r));
 
@@ -175,7 +177,8 @@ int feedback_receiver_new(AmqpConnection *c, unsigned credit,
                 .on_message = on_message,
                 .userdata = userdata,
         };
-        if (amqp_connection_attach(c, /* receiver= */ true, "iothubctl-feedback", ADDRESS, NULL, &r->link) < 0) {
+        if (amqp_connection_attach(c, /* receiver= */ true, "iothubctl-feedback", ADDRESS, NULL,
+                                   &r->link) < 0) {
                 free(r);
                 return -ENOMEM;
         }

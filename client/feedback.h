@@ -1,5 +1,6 @@
-/* feedback.h: what became of messages to devices, as the hub tells those who asked for it. The hub hands each
- * message with feedback, of one or more records, to one reader, who accepts it or gives it back. */
+/* feedback.h: what became of messages to devices, as the hub tells those who asked for it. The hub
+ * hands each message with feedback, of one or more records, to one reader, who accepts it or gives
+ * it back. */
 #pragma once
 
 #include <json-c/json.h>
@@ -33,10 +34,11 @@ void feedback_record_read(struct json_object *o, FeedbackRecord *ret);
 
 typedef struct FeedbackReceiver FeedbackReceiver;
 
-/* Attaches, for at most credit messages that are neither accepted nor given back. on_message gets a JSON
- * array (borrowed) and a handle, to settle it by. 0 or -ENOMEM. */
+/* Attaches, for at most credit messages that are neither accepted nor given back. on_message gets a
+ * JSON array (borrowed) and a handle, to settle it by. 0 or -ENOMEM. */
 int feedback_receiver_new(AmqpConnection *c, unsigned credit,
-                          void (*on_message)(struct json_object *records, pn_delivery_t *handle, void *userdata),
+                          void (*on_message)(struct json_object *records, pn_delivery_t *handle,
+                                             void *userdata),
                           void *userdata, FeedbackReceiver **ret);
 
 /* Gives back what is not accepted. */

@@ -3,7 +3,8 @@
 #include <fcntl.h>
 #include <pthread.h>
 
-/* The thread's own: who gave up the lookup has closed the other end of the pipe, and no longer knows it. */
+/* The thread's own: who gave up the lookup has closed the other end of the pipe, and no longer
+ * knows it. */
 typedef struct Job {
         char *host;
         char port[8];

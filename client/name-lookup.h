@@ -1,5 +1,5 @@
-/* name-lookup.h: the addresses of a host, looked up in a thread: getaddrinfo(3) may take long, and a signal
- * must end the program meanwhile. */
+/* name-lookup.h: the addresses of a host, looked up in a thread: getaddrinfo(3) may take long, and
+ * a signal must end the program meanwhile. */
 #pragma once
 
 #include <netdb.h>
@@ -18,6 +18,6 @@ DEFINE_CLEANUP(NameLookup *, name_lookup_free);
 /* Readable when the answer is there. */
 int name_lookup_fd(const NameLookup *l);
 
-/* The answer, once, when the descriptor is readable: 0 and the caller's list (freeaddrinfo()), or a code
- * for gai_strerror(3). */
+/* The answer, once, when the descriptor is readable: 0 and the caller's list (freeaddrinfo()), or a
+ * code for gai_strerror(3). */
 int name_lookup_result(NameLookup *l, struct addrinfo **ret);

@@ -1,5 +1,5 @@
-/* output-buffer.h: standard output that never makes its writer wait: what the reader does not take yet stays
- * here, and the writer asks how much that is before it makes more. */
+/* output-buffer.h: standard output that never makes its writer wait: what the reader does not take
+ * yet stays here, and the writer asks how much that is before it makes more. */
 #pragma once
 
 #include <stdbool.h>
@@ -16,8 +16,8 @@ typedef struct OutputBuffer {
         bool own_fd, is_socket;
 } OutputBuffer;
 
-/* On standard output. A pipe or a terminal is opened anew for that, because the flag that makes writing
- * not wait would be its other users' too. Where that is not possible, writing may wait. */
+/* On standard output. A pipe or a terminal is opened anew for that, because the flag that makes
+ * writing not wait would be its other users' too. Where that is not possible, writing may wait. */
 void output_buffer_open(OutputBuffer *o);
 void output_buffer_close(OutputBuffer *o);
 
@@ -25,5 +25,6 @@ static inline size_t output_buffer_pending(const OutputBuffer *o) {
         return o->data.size - o->n_written;
 }
 
-/* Writes what can be written now. 0, -EPIPE (the reader went away), or another error of the system. */
+/* Writes what can be written now. 0, -EPIPE (the reader went away), or another error of the system.
+ */
 int output_buffer_flush(OutputBuffer *o);

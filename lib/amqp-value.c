@@ -77,7 +77,10 @@ static int read_fixed(AmqpBytes *b, uint8_t code, AmqpValue *ret) {
         switch (code) {
         case 0x40: ret->type = AMQP_NULL; return 0;
         case 0x41:
-        case 0x42: ret->type = AMQP_BOOLEAN; ret->integer = code == 0x41; return 0;
+        case 0x42:
+                ret->type = AMQP_BOOLEAN;
+                ret->integer = code == 0x41;
+                return 0;
         case 0x56: ret->type = AMQP_BOOLEAN; return v > 1 ? -EBADMSG : 0;
         case 0x43:
         case 0x44:
@@ -92,10 +95,19 @@ static int read_fixed(AmqpBytes *b, uint8_t code, AmqpValue *ret) {
         case 0x55:
         case 0x61:
         case 0x71:
-        case 0x81: ret->type = AMQP_SIGNED; ret->integer = sign_extend(v, n); return 0;
-        case 0x83: ret->type = AMQP_TIMESTAMP; ret->integer = (int64_t) v; return 0;
+        case 0x81:
+                ret->type = AMQP_SIGNED;
+                ret->integer = sign_extend(v, n);
+                return 0;
+        case 0x83:
+                ret->type = AMQP_TIMESTAMP;
+                ret->integer = (int64_t) v;
+                return 0;
         case 0x72:
-        case 0x82: ret->type = AMQP_DOUBLE; ret->real = real_of(v, n); return 0;
+        case 0x82:
+                ret->type = AMQP_DOUBLE;
+                ret->real = real_of(v, n);
+                return 0;
         case 0x73: ret->type = AMQP_CHAR; return 0;
         case 0x45: /* the empty list */
                 ret->type = AMQP_LIST;
@@ -175,7 +187,8 @@ int amqp_read(AmqpReader *r, AmqpValue *ret) {
         if (r->n_left == 0 || (r->n_left == SIZE_MAX && r->left.size == 0))
                 return 0;
         *ret = (AmqpValue){};
-        if (code == 0 && (take_number(&r->left, 1, &code) < 0 || read_descriptors(&r->left, &code, ret) < 0))
+        if (code == 0 &&
+            (take_number(&r->left, 1, &code) < 0 || read_descriptors(&r->left, &code, ret) < 0))
                 return -EBADMSG;
         if (read_coded(&r->left, (uint8_t) code, ret) < 0)
                 return -EBADMSG;
@@ -222,9 +235,9 @@ int amqp_map_get(const AmqpValue *map, const char *name, AmqpValue *ret) {
 
 static int read_properties(const AmqpValue *list, AmqpMessage *m) {
         AmqpValue *const fields[] = {
-                &m->message_id,     &m->user_id,      &m->to,
-                &m->subject,        &m->reply_to,     &m->correlation_id,
-                &m->content_type,   &m->content_encoding, &m->absolute_expiry_time,
+                &m->message_id,    &m->user_id,          &m->to,
+                &m->subject,       &m->reply_to,         &m->correlation_id,
+                &m->content_type,  &m->content_encoding, &m->absolute_expiry_time,
                 &m->creation_time,
         };
         AmqpReader r = list->items;

@@ -1,5 +1,5 @@
-/* amqp-value.h: AMQP 1.0 values and messages, read in place: nothing is copied, nothing allocated. Pure.
- * Encodings: OASIS AMQP 1.0 part 1, section 1.6; messages: part 3, section 3.2. */
+/* amqp-value.h: AMQP 1.0 values and messages, read in place: nothing is copied, nothing allocated.
+ * Pure. Encodings: OASIS AMQP 1.0 part 1, section 1.6; messages: part 3, section 3.2. */
 #pragma once
 
 #include <stdbool.h>
@@ -42,8 +42,8 @@ typedef struct AmqpReader {
 
 typedef struct AmqpValue {
         AmqpType type;
-        bool described;           /* a descriptor stood before it */
-        uint64_t descriptor;      /* 0: it is a symbol */
+        bool described;      /* a descriptor stood before it */
+        uint64_t descriptor; /* 0: it is a symbol */
         union {
                 int64_t integer;
                 uint64_t uinteger;
@@ -55,8 +55,8 @@ typedef struct AmqpValue {
 
 void amqp_reader_init(AmqpReader *r, const void *data, size_t n);
 
-/* The next value, borrowed from the data. 1, 0 at the end, -EBADMSG (malformed, or nested too deep in
- * descriptors). Items of compound values are checked when they are read. */
+/* The next value, borrowed from the data. 1, 0 at the end, -EBADMSG (malformed, or nested too deep
+ * in descriptors). Items of compound values are checked when they are read. */
 int amqp_read(AmqpReader *r, AmqpValue *ret);
 
 /* The value of a name (string or symbol) in a map. 1, 0 (not there, or no map), -EBADMSG. */
@@ -68,7 +68,8 @@ bool amqp_value_text(const AmqpValue *v, AmqpBytes *ret);
 /* Any integer or timestamp that fits. */
 bool amqp_value_integer(const AmqpValue *v, int64_t *ret);
 
-/* The sections of a bare message and its annotations. Values that are absent have the type AMQP_NULL. */
+/* The sections of a bare message and its annotations. Values that are absent have the type
+ * AMQP_NULL. */
 typedef struct AmqpMessage {
         AmqpValue delivery_annotations, annotations, application_properties; /* maps */
 

@@ -86,6 +86,8 @@ static int write_config(const BrokerOptions *o, const char *plugin) {
                            "plugin_opt_host %s\n"
                            "plugin_opt_secret %s\n"
                            "plugin_opt_token_grace %" PRIu64 "\n"
+                           "plugin_opt_retain_usec %" PRIu64 "\n"
+                           "plugin_opt_retain_bytes %" PRIu64 "\n"
                            "plugin_opt_ready_fd %d\n"
                            "plugin_opt_report_fd %d\n"
                            "persistence false\n"
@@ -95,7 +97,7 @@ static int write_config(const BrokerOptions *o, const char *plugin) {
                            "log_dest stderr\n"
                            "log_type error\n",
                            PACKET_BYTES_MAX, plugin, o->host, o->secret, o->token_grace_sec,
-                           READY_FD, HUB_REPORT_FD);
+                           o->events.retain_usec, o->events.retain_bytes, READY_FD, HUB_REPORT_FD);
         /* As root it would change to a user who may not read the state; that also clears the death
          * signal. */
         if (r >= 0 && geteuid() == 0)

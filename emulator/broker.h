@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "emulator/hub-events.h"
 #include "lib/macro.h"
 
 #define BROKER_SOCKET "broker.sock"
@@ -13,6 +14,7 @@ typedef struct BrokerOptions {
         const char *host;
         const char *secret; /* as in hub-front.h */
         uint64_t token_grace_sec;
+        HubEventsLimits events;
         int report_fd;
 } BrokerOptions;
 

@@ -6,6 +6,7 @@
 #include "lib/property-bag.h"
 #include "lib/sas-token.h"
 #include "lib/string-util.h"
+#include "lib/utf8.h"
 
 static bool same(const char *a, size_t n_a, const char *b, size_t n_b, bool fold_case) {
         return n_a == n_b && (fold_case ? strncasecmp(a, b, n_a) : strncmp(a, b, n_a)) == 0;
@@ -159,6 +160,20 @@ int hub_access_service(Hub *h, const char *authorization, const char *path, HubR
         return check_policy(h, &t, right, reterr_reason);
 }
 
+/* The value of a field in "api-version=..&model-id=..", up to the next "&"; NULL: it is not there. */
+static const char *find_field(const char *fields, const char *name, size_t *ret_size) {
+        for (; *fields; fields += strspn(fields, "&")) {
+                const char *value = startswith(fields, name);
+
+                if (value && *value == '=') {
+                        *ret_size = strcspn(value + 1, "&");
+                        return value + 1;
+                }
+                fields += strcspn(fields, "&");
+        }
+        return NULL;
+}
+
 /* "HOST/CLIENTID/?api-version=..": the question mark is missing in some clients. */
 static int check_user_name(Hub *h, const HubCredentials *c, const char **reterr_reason) {
         const char *s = c->user_name, *rest;
@@ -176,14 +191,32 @@ static int check_user_name(Hub *h, const HubCredentials *c, const char **reterr_
         rest++;
         if (*rest == '?')
                 rest++;
-        for (; *rest; rest += strspn(rest, "&")) {
-                if (startswith(rest, "api-version=") && rest[strlen("api-version=")] != '\0' &&
-                    rest[strlen("api-version=")] != '&')
-                        return 0;
-                rest += strcspn(rest, "&");
+        if (!find_field(rest, "api-version", &n) || n == 0) {
+                *reterr_reason = "the user name has no api-version";
+                return -EACCES;
         }
-        *reterr_reason = "the user name has no api-version";
-        return -EACCES;
+        return 0;
+}
+
+int hub_access_model_id(const char *user_name, char **ret) {
+        const char *fields = strrchr(user_name, '/'), *value;
+        size_t n;
+        int r;
+
+        *ret = NULL;
+        if (!fields)
+                return 0;
+        fields++;
+        value = find_field(*fields == '?' ? fields + 1 : fields, "model-id", &n);
+        if (!value || n == 0)
+                return 0;
+        r = percent_decode(value, n, ret, &n);
+        if (r == -EINVAL || (r >= 0 && (strlen(*ret) != n || !utf8_is_valid(*ret, n)))) {
+                free(*ret);
+                *ret = NULL; /* a model id that is none is no reason to keep a device out */
+                r = 0;
+        }
+        return r;
 }
 
 static int check_certificate(const HubDevice *d, const HubCredentials *c,
@@ -209,7 +242,7 @@ static bool names_the_device(const SasToken *t) {
 }
 
 static int check_device_token(Hub *h, const HubDevice *d, const HubCredentials *c, usec_t now_usec,
-                              usec_t *ret_expires_usec, const char **reterr_reason) {
+                              HubAdmission *ret, const char **reterr_reason) {
         _cleanup_(sas_token_done) SasToken t = { 0 };
         _cleanup_free_ char *path = NULL;
         int r;
@@ -230,6 +263,7 @@ static int check_device_token(Hub *h, const HubDevice *d, const HubCredentials *
                 r = check_policy(h, &t, HUB_RIGHT_DEVICE_CONNECT, reterr_reason);
                 if (r < 0)
                         return r == -EPERM ? -EACCES : r;
+                ret->auth.scope = HUB_AUTH_SCOPE_HUB;
         } else {
                 r = names_the_device(&t) ? signed_by_either(&t, d->primary_key, d->secondary_key)
                                          : 0;
@@ -240,7 +274,7 @@ static int check_device_token(Hub *h, const HubDevice *d, const HubCredentials *
                         return -EACCES;
                 }
         }
-        *ret_expires_usec = t.se_sec > UINT64_MAX / USEC_PER_SEC ? USEC_INFINITY
+        ret->expires_usec = t.se_sec > UINT64_MAX / USEC_PER_SEC ? USEC_INFINITY
                                                                  : t.se_sec * USEC_PER_SEC;
         return 0;
 }
@@ -282,7 +316,7 @@ static int get_identity(Hub *h, const char *client_id, HubDevice *ret, const cha
 int hub_access_device(Hub *h, const HubCredentials *c, usec_t now_usec, HubAdmission *ret,
                       const char **reterr_reason) {
         _cleanup_(hub_device_done) HubDevice d = { 0 };
-        usec_t expires_usec = USEC_INFINITY;
+        HubAdmission a;
         int r;
 
         assert(c->client_id);
@@ -295,11 +329,19 @@ int hub_access_device(Hub *h, const HubCredentials *c, usec_t now_usec, HubAdmis
         if (r < 0)
                 return r;
 
+        a = (HubAdmission) {
+                .generation = d.generation,
+                .expires_usec = USEC_INFINITY,
+                .auth = { .scope = d.module_id ? HUB_AUTH_SCOPE_MODULE : HUB_AUTH_SCOPE_DEVICE },
+        };
         switch (d.auth) {
         case HUB_DEVICE_AUTH_SAS:
-                r = check_device_token(h, &d, c, now_usec, &expires_usec, reterr_reason);
+                r = check_device_token(h, &d, c, now_usec, &a, reterr_reason);
                 break;
-        case HUB_DEVICE_AUTH_SELF_SIGNED: r = check_certificate(&d, c, reterr_reason); break;
+        case HUB_DEVICE_AUTH_SELF_SIGNED:
+                a.auth.type = HUB_AUTH_TYPE_X509;
+                r = check_certificate(&d, c, reterr_reason);
+                break;
         case HUB_DEVICE_AUTH_NONE:
                 *reterr_reason = "a system module of an edge device has no key to sign in with";
                 r = -EACCES;
@@ -312,6 +354,6 @@ int hub_access_device(Hub *h, const HubCredentials *c, usec_t now_usec, HubAdmis
         if (r < 0)
                 return r;
 
-        *ret = (HubAdmission) { .generation = d.generation, .expires_usec = expires_usec };
+        *ret = a;
         return 0;
 }

@@ -18,11 +18,16 @@ typedef struct HubCredentials {
 typedef struct HubAdmission {
         uint64_t generation; /* of the identity */
         usec_t expires_usec; /* realtime; USEC_INFINITY: a certificate, which has no end here */
+        HubAuthMethod auth;
 } HubAdmission;
 
 /* 0, -EACCES or -ENOMEM. */
 int hub_access_device(Hub *h, const HubCredentials *c, usec_t now_usec, HubAdmission *ret,
                       const char **reterr_reason);
+
+/* The model id in a user name with which hub_access_device() succeeded: decoded, the caller's; NULL: none.
+ * 0 or -ENOMEM. */
+int hub_access_model_id(const char *user_name, char **ret);
 
 /* A service call: the Authorization header (may be NULL), the path as sent ("/devices/d1") and the
  * right that it needs. 0, -EACCES, -EPERM (a good token of a policy without that right) or -ENOMEM.

@@ -7,17 +7,23 @@
 #include "lib/json-text.h"
 #include "lib/utf8.h"
 
-/* Names of the system properties as event consumers know them. */
+/* Names of the system properties in the topic, and as event consumers know them. */
 static const struct {
         const char *key;
         const char *name;
-} system_names[] = {
-        { "$.mid", "messageId" },      { "$.cid", "correlationId" },
-        { "$.uid", "userId" },         { "$.ct", "contentType" },
-        { "$.ce", "contentEncoding" }, { "$.ctime", "creationTimeUtc" },
-        { "$.exp", "expiryTimeUtc" },  { "$.to", "to" },
-        { "$.sub", "dt-subject" },     { "$.ifid", "interfaceId" },
-        { "$.on", "outputName" },      { "$.schema", "messageSchema" },
+} system_names[_HUB_SYSTEM_MAX] = {
+        [HUB_SYSTEM_MESSAGE_ID] = { "$.mid", "messageId" },
+        [HUB_SYSTEM_CORRELATION_ID] = { "$.cid", "correlationId" },
+        [HUB_SYSTEM_USER_ID] = { "$.uid", "userId" },
+        [HUB_SYSTEM_CONTENT_TYPE] = { "$.ct", "contentType" },
+        [HUB_SYSTEM_CONTENT_ENCODING] = { "$.ce", "contentEncoding" },
+        [HUB_SYSTEM_CREATION_TIME] = { "$.ctime", "creationTimeUtc" },
+        [HUB_SYSTEM_EXPIRY_TIME] = { "$.exp", "expiryTimeUtc" },
+        [HUB_SYSTEM_TO] = { "$.to", "to" },
+        [HUB_SYSTEM_SUBJECT] = { "$.sub", "dt-subject" },
+        [HUB_SYSTEM_INTERFACE_ID] = { "$.ifid", "interfaceId" },
+        [HUB_SYSTEM_OUTPUT_NAME] = { "$.on", "outputName" },
+        [HUB_SYSTEM_MESSAGE_SCHEMA] = { "$.schema", "messageSchema" },
 };
 
 static const char *const auth_scope_names[_HUB_AUTH_SCOPE_MAX] = {
@@ -37,6 +43,10 @@ const char *hub_auth_scope_to_string(HubAuthScope scope) {
 
 const char *hub_auth_type_to_string(HubAuthType type) {
         return auth_type_names[type];
+}
+
+const char *hub_system_property_to_string(HubSystemProperty p) {
+        return system_names[p].name;
 }
 
 static int append_literal(Buffer *out, const char *s) {
@@ -128,7 +138,7 @@ static size_t counted_size(const HubEvent *e, const PropertyBag *bag) {
         return n;
 }
 
-static int append_head(const HubEvent *e, uint64_t sequence, Buffer *out) {
+static int append_head(const HubEvent *e, const HubEventPlace *place, Buffer *out) {
         char time[FORMAT_TIMESTAMP_MAX];
         int r;
 
@@ -140,16 +150,29 @@ static int append_head(const HubEvent *e, uint64_t sequence, Buffer *out) {
                 if (r >= 0)
                         r = json_text_append_string(out, e->module_id, strlen(e->module_id));
         }
-        if (r >= 0)
-                r = buffer_appendf(out,
-                                   ",\"generationId\":\"%" PRIu64 "\",\"sequenceNumber\":%" PRIu64
-                                   ",\"enqueuedTime\":\"%s\"",
-                                   e->generation, sequence,
-                                   format_timestamp(time, sizeof(time), e->enqueued_usec));
-        return r;
+        if (r < 0)
+                return r;
+        return buffer_appendf(out,
+                              ",\"partition\":%u,\"sequenceNumber\":%" PRId64
+                              ",\"offset\":\"%" PRId64 "\",\"enqueuedTime\":\"%s\""
+                              ",\"generationId\":\"%" PRIu64
+                              "\",\"authMethod\":{\"scope\":\"%s\",\"type\":\"%s\"}",
+                              place->partition, place->sequence, place->offset,
+                              format_timestamp(time, sizeof(time), place->enqueued_usec),
+                              e->generation, hub_auth_scope_to_string(e->auth.scope),
+                              hub_auth_type_to_string(e->auth.type));
 }
 
-int hub_event_format(const HubEvent *e, uint64_t sequence, Buffer *out) {
+static int append_model(const HubEvent *e, Buffer *out) {
+        int r;
+
+        if (!e->model_id)
+                return 0;
+        r = append_literal(out, ",\"modelId\":");
+        return r < 0 ? r : json_text_append_string(out, e->model_id, strlen(e->model_id));
+}
+
+int hub_event_format(const HubEvent *e, const HubEventPlace *place, Buffer *out) {
         _cleanup_(property_bag_done) PropertyBag bag = { 0 };
         int r;
 
@@ -162,7 +185,9 @@ int hub_event_format(const HubEvent *e, uint64_t sequence, Buffer *out) {
         if (counted_size(e, &bag) > HUB_MESSAGE_BYTES_MAX)
                 return -EMSGSIZE;
 
-        r = append_head(e, sequence, out);
+        r = append_head(e, place, out);
+        if (r >= 0)
+                r = append_model(e, out);
         if (r >= 0)
                 r = append_literal(out, ",\"systemProperties\":");
         if (r >= 0)

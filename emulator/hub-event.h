@@ -57,9 +57,9 @@ typedef struct HubEventPlace {
 
 /* Appends the JSON object and a newline. 0, -EMSGSIZE, -EINVAL (bag) or -ENOMEM; after a failure
  * out may hold half a line. */
-int hub_event_format(const HubEvent *e, uint64_t sequence, Buffer *out);
+int hub_event_format(const HubEvent *e, const HubEventPlace *place, Buffer *out);
 
-/* System properties, as they are named in events.jsonl. */
+/* System properties of a name that we know. */
 typedef enum HubSystemProperty {
         HUB_SYSTEM_MESSAGE_ID,
         HUB_SYSTEM_CORRELATION_ID,
@@ -75,6 +75,9 @@ typedef enum HubSystemProperty {
         HUB_SYSTEM_MESSAGE_SCHEMA,
         _HUB_SYSTEM_MAX,
 } HubSystemProperty;
+
+/* "messageId": the name in events.jsonl. */
+const char *hub_system_property_to_string(HubSystemProperty p);
 
 /* NUL-terminated UTF-8 without a NUL. */
 typedef struct HubEventText {

@@ -15,6 +15,8 @@
 
 #define HUB_EVENTS_PARTITIONS 4U /* ids "0" to "3" */
 
+#define HUB_EVENTS_FILE "events.jsonl"
+
 typedef struct HubEvents HubEvents;
 
 typedef struct HubEventsLimits {

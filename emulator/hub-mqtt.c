@@ -83,16 +83,19 @@ static Session *session_free(Session *s) {
 }
 DEFINE_CLEANUP(Session *, session_free);
 
-static int session_new(struct mosquitto *client, const char *client_id, const HubAdmission *a,
+static int session_new(struct mosquitto *client, const HubCredentials *c, const HubAdmission *a,
                        usec_t grace_usec, Session **ret) {
         _cleanup_(session_freep) Session *s = NULL;
+        _cleanup_free_ char *model_id = NULL;
         int r;
 
         s = malloc(sizeof(*s));
         if (!s)
                 return -ENOMEM;
         *s = (Session){ .client = client, .ends_usec = usec_add(a->expires_usec, grace_usec) };
-        r = hub_session_init(&s->hub, client_id, a->generation);
+        r = hub_access_model_id(c->user_name, &model_id);
+        if (r >= 0)
+                r = hub_session_init(&s->hub, c->client_id, a->generation, a->auth, model_id);
         if (r < 0)
                 return r;
         *ret = TAKE_PTR(s);
@@ -224,7 +227,7 @@ static int admit(Plugin *p, struct mosquitto *client, const HubCredentials *c,
                 return r;
         if (has_session_of(p, c->client_id))
                 say("%s connects anew, which ends its older connection", c->client_id);
-        r = session_new(client, c->client_id, &a, p->token_grace_usec, &s);
+        r = session_new(client, c, &a, p->token_grace_usec, &s);
         if (r < 0)
                 return r;
         if (mosquitto_set_username(client, c->user_name) != MOSQ_ERR_SUCCESS ||
@@ -468,6 +471,7 @@ static int on_tick(int event, void *data, void *userdata) {
                 end_sessions(p, now);
         if (now >= p->next_note_usec || now + NOTE_EVERY_USEC < p->next_note_usec) {
                 note_activity(p);
+                hub_events_tick(hub_events(p->hub), now);
                 p->next_note_usec = now + NOTE_EVERY_USEC;
         }
         return MOSQ_ERR_SUCCESS;
@@ -497,11 +501,14 @@ DEFINE_CLEANUP(Plugin *, plugin_free);
 
 typedef struct Options {
         const char *host, *secret;
+        HubEventsLimits events;
         uint64_t token_grace_sec, ready_fd, report_fd;
 } Options;
 
 static int read_options(const struct mosquitto_opt *options, int n, Options *ret) {
-        *ret = (Options){ .ready_fd = UINT64_MAX, .report_fd = UINT64_MAX };
+        *ret = (Options){ .events = HUB_EVENTS_LIMITS_DEFAULT,
+                          .ready_fd = UINT64_MAX,
+                          .report_fd = UINT64_MAX };
         for (int i = 0; i < n; i++) {
                 const char *key = options[i].key, *value = options[i].value;
                 int r = 0;
@@ -512,6 +519,10 @@ static int read_options(const struct mosquitto_opt *options, int n, Options *ret
                         ret->secret = value;
                 else if (streq(key, "token_grace"))
                         r = parse_u64(value, &ret->token_grace_sec);
+                else if (streq(key, "retain_usec"))
+                        r = parse_u64(value, &ret->events.retain_usec);
+                else if (streq(key, "retain_bytes"))
+                        r = parse_u64(value, &ret->events.retain_bytes);
                 else if (streq(key, "ready_fd"))
                         r = parse_u64_range(value, 0, INT32_MAX, &ret->ready_fd);
                 else if (streq(key, "report_fd"))
@@ -525,6 +536,21 @@ static int read_options(const struct mosquitto_opt *options, int n, Options *ret
                                ret->report_fd != UINT64_MAX
                        ? 0
                        : -EINVAL;
+}
+
+static int open_hub(Plugin *p, const Options *o) {
+        _cleanup_free_ char *what = NULL;
+        int r;
+
+        /* The broker runs in the state folder. */
+        r = hub_open(AT_FDCWD, o->host, &p->hub);
+        if (r < 0)
+                return r;
+        r = hub_open_events(p->hub, &o->events, &what);
+        if (r == -EBADMSG)
+                say("the stored events are damaged: %s; repair that file, or move it away",
+                    what ? what : HUB_EVENTS_FILE);
+        return r;
 }
 
 static int plugin_new(const Options *o, Plugin **ret) {
@@ -546,8 +572,7 @@ static int plugin_new(const Options *o, Plugin **ret) {
         if (!p->secret || !p->sessions || !p->link)
                 return -ENOMEM;
 
-        /* The broker runs in the state folder. */
-        r = hub_open(AT_FDCWD, o->host, &p->hub);
+        r = open_hub(p, o);
         if (r < 0)
                 return r;
         r = hub_registry_new(p->hub, p->link, "registry.sock", &p->registry);

@@ -6,14 +6,16 @@
 
 #include "lib/hub-topic.h"
 
-int hub_session_init(HubSession *s, const char *client_id, uint64_t generation) {
+int hub_session_init(HubSession *s, const char *client_id, uint64_t generation, HubAuthMethod auth,
+                     const char *model_id) {
         const char *slash = strchr(client_id, '/');
-        HubSession n = { .generation = generation };
+        HubSession n = { .generation = generation, .auth = auth };
 
         n.client_id = strdup(client_id);
         n.device_id = strndup(client_id, slash ? (size_t) (slash - client_id) : strlen(client_id));
         n.module_id = slash ? strdup(slash + 1) : NULL;
-        if (!n.client_id || !n.device_id || (slash && !n.module_id) ||
+        n.model_id = model_id ? strdup(model_id) : NULL;
+        if (!n.client_id || !n.device_id || (slash && !n.module_id) || (model_id && !n.model_id) ||
             hub_topic_telemetry_prefix(n.device_id, n.module_id, &n.events_prefix) < 0) {
                 hub_session_done(&n);
                 return -ENOMEM;
@@ -28,6 +30,7 @@ void hub_session_done(HubSession *s) {
         free(s->device_id);
         free(s->module_id);
         free(s->events_prefix);
+        free(s->model_id);
         *s = (HubSession){ 0 };
 }
 
@@ -114,6 +117,8 @@ static int store_event(const HubSession *s, Hub *hub, const HubPublish *p, const
         HubEvent e = { .device_id = s->device_id,
                        .module_id = s->module_id,
                        .generation = s->generation,
+                       .auth = s->auth,
+                       .model_id = s->model_id,
                        .enqueued_usec = p->now_usec,
                        .bag = bag,
                        .bag_size = bag_size,
@@ -122,7 +127,7 @@ static int store_event(const HubSession *s, Hub *hub, const HubPublish *p, const
                        .retain = p->retain };
         int r;
 
-        r = hub_event_append(hub, &e);
+        r = hub_events_append(hub_events(hub), &e);
         if (r < 0)
                 *reterr_reason = r == -EMSGSIZE ? "the message is over 262144 bytes" :
                                  r == -EINVAL   ? "the properties in the topic cannot be decoded" :

@@ -15,10 +15,13 @@ typedef struct HubSession {
         char *events_prefix;
         size_t events_prefix_size;
         uint64_t generation; /* of the identity */
+        HubAuthMethod auth;
+        char *model_id; /* or NULL */
 } HubSession;
 
-/* 0 or -ENOMEM. */
-int hub_session_init(HubSession *s, const char *client_id, uint64_t generation);
+/* All is copied; model_id may be NULL. 0 or -ENOMEM. */
+int hub_session_init(HubSession *s, const char *client_id, uint64_t generation, HubAuthMethod auth,
+                     const char *model_id);
 void hub_session_done(HubSession *s);
 
 /* The filters are its own C2D messages, methods and twin; a module's inputs. *ret: which it is. A module's

@@ -11,8 +11,6 @@
 #include <openssl/rand.h>
 
 #include "emulator/hub-c2d-private.h"
-#include "emulator/hub-event.h"
-#include "emulator/line-log.h"
 #include "lib/fd-util.h"
 #include "lib/string-util.h"
 
@@ -23,7 +21,6 @@
 #define HUB_MODULES_MAX 50U           /* per device, likewise */
 #define CUTS_MAX 4096U
 #define NOTICES_MAX 4096U
-#define LINE_BYTES_KEPT (1024U * 1024U) /* a line buffer that grew past this is given back */
 
 static const struct {
         const char *name;
@@ -69,10 +66,7 @@ struct Hub {
         atomic_bool has_notices;
         HubC2d *c2d;
 
-        HubEvents *stored;
-        LineLog events; /* the broker's thread */
-        uint64_t next_sequence;
-        Buffer line;
+        HubEvents *events; /* locks by itself */
 };
 
 static void presence_entry_free(struct lh_entry *e) {
@@ -97,9 +91,7 @@ Hub *hub_free(Hub *h) {
         free(h->notices);
         hub_c2d_free(h->c2d);
         hub_store_free(h->store);
-        hub_events_free(h->stored);
-        line_log_done(&h->events);
-        buffer_done(&h->line);
+        hub_events_free(h->events);
         pthread_mutex_destroy(&h->mutex);
         h->lock_fd = safe_close(h->lock_fd);
         h->dir_fd = safe_close(h->dir_fd);
@@ -192,28 +184,6 @@ static int open_store(Hub *h) {
         return hub_store_commit(h->store);
 }
 
-static int open_events(Hub *h) {
-        _cleanup_json_ struct json_object *last = NULL;
-        _cleanup_free_ char *line = NULL;
-        size_t n;
-        int r;
-
-        r = line_log_open(h->dir_fd, "events.jsonl", 0640, &h->events, NULL);
-        if (r < 0)
-                return r;
-        r = line_log_last(&h->events, &line, &n);
-        if (r == -ENOENT)
-                return 0;
-        if (r < 0)
-                return r;
-
-        last = json_tokener_parse(line);
-        if (!last || json_get_u64(last, "sequenceNumber", &h->next_sequence) <= 0)
-                return -EBADMSG;
-        h->next_sequence++;
-        return 0;
-}
-
 /* One process at a time. It waits, because after the death of the main process its broker may still
  * have a moment to live, and a restart should not fail for that. */
 static int lock_state(Hub *h) {
@@ -246,7 +216,7 @@ int hub_open(int dir_fd, const char *host, Hub **ret) {
         h = malloc(sizeof(*h));
         if (!h)
                 return -ENOMEM;
-        *h = (Hub) { .dir_fd = -EBADF, .lock_fd = -EBADF, .events = LINE_LOG_INIT };
+        *h = (Hub) { .dir_fd = -EBADF, .lock_fd = -EBADF };
         mutex_init(&h->mutex);
 
         h->host = strdup(host);
@@ -263,10 +233,6 @@ int hub_open(int dir_fd, const char *host, Hub **ret) {
                 r = count_devices(h);
         if (r >= 0)
                 r = hub_c2d_new(h->store, &h->c2d);
-        if (r >= 0)
-                r = open_events(h);
-        if (r >= 0)
-                r = hub_events_open(h->dir_fd, &HUB_EVENTS_LIMITS_DEFAULT, &h->stored, NULL);
         if (r < 0)
                 return r;
 
@@ -813,20 +779,10 @@ void hub_device_note(Hub *h, const char *client_id, bool connected, usec_t activ
         hub_unlock(h);
 }
 
-HubEvents *hub_events(Hub *h) {
-        return h->stored;
+int hub_open_events(Hub *h, const HubEventsLimits *limits, char **reterr_what) {
+        return hub_events_open(h->dir_fd, limits, &h->events, reterr_what);
 }
 
-int hub_event_append(Hub *h, const HubEvent *e) {
-        int r;
-
-        h->line.size = 0;
-        r = hub_event_format(e, h->next_sequence, &h->line);
-        if (r >= 0)
-                r = line_log_append(&h->events, h->line.data, h->line.size);
-        if (r >= 0)
-                h->next_sequence++;
-        if (h->line.allocated > LINE_BYTES_KEPT)
-                buffer_done(&h->line);
-        return r;
+HubEvents *hub_events(Hub *h) {
+        return h->events;
 }

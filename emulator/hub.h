@@ -23,8 +23,8 @@ typedef enum HubRight {
 
 typedef struct Hub Hub;
 
-/* Opens the state in a folder, created where absent: registry.db (hub-store.h), events.jsonl. What a
- * crash cut short is cut off. Waits while another process has it open.
+/* Opens the state in a folder, created where absent: registry.db (hub-store.h). Waits while another process
+ * has it open.
  *
  *   host   copied; the hub's name, without a port
  *
@@ -109,10 +109,7 @@ int hub_notice_add(Hub *h, const HubNotice *n);
 /* Takes the oldest notice; *ret is the caller's. 1, or 0: none. Cheap when there is none. */
 int hub_notice_take(Hub *h, HubNotice *ret);
 
-/* The received events. They lock by themselves. */
+/* Opens the received events (hub-events.h), for the process that is the hub; before it, hub_events() is
+ * NULL. As hub_events_open(). */
+int hub_open_events(Hub *h, const HubEventsLimits *limits, char **reterr_what);
 HubEvents *hub_events(Hub *h);
-
-/* Appends an event as one line of events.jsonl; when it returns 0 the line is written and outlives
- * this process. 0, -EMSGSIZE (over the hub's limit as the hub counts), -EINVAL (the bag is none),
- * -ENOMEM or -errno (the disk); then nothing is stored and no sequence number used. */
-int hub_event_append(Hub *h, const HubEvent *e);

@@ -92,32 +92,3 @@ int line_log_append(LineLog *l, const void *data, size_t n) {
 int line_log_sync(LineLog *l) {
         return fdatasync(l->fd) < 0 ? -errno : 0;
 }
-
-int line_log_last(const LineLog *l, char **ret, size_t *ret_size) {
-        _cleanup_free_ char *line = NULL;
-        struct stat st;
-        int64_t begin;
-        ssize_t n;
-        size_t size;
-
-        if (fstat(l->fd, &st) < 0)
-                return -errno;
-        if (st.st_size == 0)
-                return -ENOENT;
-
-        begin = line_start(l->fd, st.st_size - 1);
-        if (begin < 0)
-                return (int) begin;
-        size = (size_t) (st.st_size - 1 - begin);
-        line = malloc(size + 1);
-        if (!line)
-                return -ENOMEM;
-        n = pread_full(l->fd, line, size, begin);
-        if (n < 0)
-                return (int) n;
-        line[n] = '\0';
-
-        *ret = TAKE_PTR(line);
-        *ret_size = (size_t) n;
-        return 0;
-}

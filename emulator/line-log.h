@@ -1,5 +1,4 @@
-/* line-log.h: a file of text lines that only grows: the registry's changes, the received events.
- * A line is there whole or not at all: one that a crash cut short is removed at the next opening.
+/* line-log.h: a file of text lines that only grows. A line is there whole or not at all: one that a crash cut short is removed at the next opening.
  */
 #pragma once
 
@@ -26,7 +25,3 @@ void line_log_done(LineLog *l);
  * file is as before. */
 int line_log_append(LineLog *l, const void *data, size_t n);
 int line_log_sync(LineLog *l);
-
-/* The last line without its newline, NUL-terminated, the caller's. 0, -ENOENT (no line yet) or
- * -errno. */
-int line_log_last(const LineLog *l, char **ret, size_t *ret_size);

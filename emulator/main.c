@@ -38,6 +38,7 @@
 #define STOP_TIMEOUT_MSEC 5000
 #define HOST_MAX 253U /* a DNS name */
 #define LOCK_TIMEOUT_MSEC 2000
+#define RETAIN_BYTES_MIN (1024U * 1024U) /* some events of the largest size */
 
 typedef enum Door {
         DOOR_MQTT,
@@ -53,6 +54,7 @@ typedef struct Settings {
         uint64_t ports[_DOOR_MAX]; /* 0: any free one */
         uint64_t amqp_port;
         uint64_t token_grace_sec;
+        HubEventsLimits events;
 } Settings;
 
 typedef struct Emulator {
@@ -89,6 +91,8 @@ static void print_help(void) {
                "  --https-port PORT    registry (default: 443)\n"
                "  --amqp-port PORT     accepted for later use; events are in DIR/events.jsonl\n"
                "  --token-grace TIME   let a connection outlive its token by this (default: 0)\n"
+               "  --retain-time TIME   delete older events (default: 1d)\n"
+               "  --retain-size SIZE   delete the oldest events beyond this (default: 1G)\n"
                "  --help, --version\n\n"
                "Prints \"READY mqtt=PORT https=PORT\" when it serves, and writes the same to "
                "DIR/ports.\n"
@@ -115,6 +119,8 @@ enum {
         OPTION_HTTPS_PORT,
         OPTION_AMQP_PORT,
         OPTION_TOKEN_GRACE,
+        OPTION_RETAIN_TIME,
+        OPTION_RETAIN_SIZE,
         OPTION_VERSION,
 };
 
@@ -127,6 +133,8 @@ static int parse_options(int argc, char **argv, Settings *s) {
                 { "https-port", required_argument, NULL, OPTION_HTTPS_PORT },
                 { "amqp-port", required_argument, NULL, OPTION_AMQP_PORT },
                 { "token-grace", required_argument, NULL, OPTION_TOKEN_GRACE },
+                { "retain-time", required_argument, NULL, OPTION_RETAIN_TIME },
+                { "retain-size", required_argument, NULL, OPTION_RETAIN_SIZE },
                 { "help", no_argument, NULL, 'h' },
                 { "version", no_argument, NULL, OPTION_VERSION },
                 { NULL },
@@ -156,6 +164,18 @@ static int parse_options(int argc, char **argv, Settings *s) {
                         r = parse_timespan(optarg, &grace);
                         if (r >= 0)
                                 s->token_grace_sec = grace / USEC_PER_SEC;
+                        break;
+                case OPTION_RETAIN_TIME:
+                        allowed = "a span of time of at least 1s, such as 7d";
+                        r = parse_timespan(optarg, &s->events.retain_usec);
+                        if (r >= 0 && s->events.retain_usec < USEC_PER_SEC)
+                                r = -ERANGE;
+                        break;
+                case OPTION_RETAIN_SIZE:
+                        allowed = "a size of at least 1M, such as 4G";
+                        r = parse_size(optarg, &s->events.retain_bytes);
+                        if (r >= 0 && s->events.retain_bytes < RETAIN_BYTES_MIN)
+                                r = -ERANGE;
                         break;
                 case OPTION_VERSION: printf("iothub-emulator %s\n", PROJECT_VERSION); return -1;
                 case 'h': print_help(); return -1;
@@ -208,7 +228,7 @@ static int write_connection_string(const char *host) {
 
         r = hub_open(AT_FDCWD, host, &hub);
         if (r == -EBADMSG)
-                return fail(EX_DATAERR, "the hub's state is damaged: registry.db or the last line of events.jsonl");
+                return fail(EX_DATAERR, "the hub's state is damaged: registry.db");
         if (r < 0)
                 return fail(EX_IOERR, "cannot open the hub's state: %s", strerror(-r));
         r = hub_policy_get(hub, HUB_POLICY_OWNER, &primary, &secondary, &rights);
@@ -302,7 +322,8 @@ static int start_broker(Emulator *e) {
         _cleanup_close_ int report_fd = -EBADF;
         BrokerOptions o = { .host = e->settings.host,
                             .secret = e->secret,
-                            .token_grace_sec = e->settings.token_grace_sec };
+                            .token_grace_sec = e->settings.token_grace_sec,
+                            .events = e->settings.events };
         struct pollfd poll_fds[2];
         const char *what;
         int report_fds[2], r;
@@ -456,7 +477,8 @@ static int run(Emulator *e) {
 int main(int argc, char **argv) {
         Emulator e = { .settings = { .host = "localhost",
                                      .ports = { [DOOR_MQTT] = 8883, [DOOR_HTTPS] = 443 },
-                                     .amqp_port = 5671 },
+                                     .amqp_port = 5671,
+                                     .events = HUB_EVENTS_LIMITS_DEFAULT },
                        .lock_fd = -EBADF,
                        .signal_fd = -EBADF,
                        .broker_fd = -EBADF,

@@ -60,10 +60,10 @@ static inline uint32_t decode_quad(const uint8_t *p) {
         return (a << 18 | b << 12 | c << 6 | d) | ((a | b | c | d) & UINT32_C(0xff000000));
 }
 
-int base64_decode(const char *s, size_t n, void **ret, size_t *ret_size) {
+int base64_decode_to(const char *s, size_t n, void *data, size_t *ret_size) {
         const uint8_t *p = (const uint8_t *) s;
-        size_t padding = 0, whole, size;
-        uint8_t *data, *out;
+        size_t padding = 0, whole;
+        uint8_t *out = data;
         uint32_t bad = 0;
 
         if (n % 4 != 0)
@@ -71,11 +71,8 @@ int base64_decode(const char *s, size_t n, void **ret, size_t *ret_size) {
         if (n > 0)
                 padding = p[n - 1] != '=' ? 0 : p[n - 2] != '=' ? 1 : 2;
         whole = padding > 0 ? n - 4 : n;
-        size = n / 4 * 3 - padding;
-        out = data = malloc(size + 1);
-        if (!data)
-                return -ENOMEM;
 
+        /* What is written stays behind what has been read, for those who decode in place. */
         for (size_t i = 0; i < whole; i += 4, out += 3) {
                 uint32_t v = decode_quad(p + i);
 
@@ -95,13 +92,27 @@ int base64_decode(const char *s, size_t n, void **ret, size_t *ret_size) {
                 if (v & (padding == 1 ? 0xffU : 0xffffU)) /* stray bits: the same bytes would have two spellings */
                         bad = UINT32_MAX;
         }
-        if (bad & UINT32_C(0xff000000)) {
-                explicit_bzero(data, size); /* a mistyped key is nearly a key */
-                free(data);
+        if (bad & UINT32_C(0xff000000))
                 return -EINVAL;
+        *ret_size = n / 4 * 3 - padding;
+        return 0;
+}
+
+int base64_decode(const char *s, size_t n, void **ret, size_t *ret_size) {
+        size_t room = n / 4 * 3;
+        uint8_t *data;
+        int r;
+
+        data = malloc(room + 1);
+        if (!data)
+                return -ENOMEM;
+        r = base64_decode_to(s, n, data, ret_size);
+        if (r < 0) {
+                explicit_bzero(data, room); /* a mistyped key is nearly a key */
+                free(data);
+                return r;
         }
-        *out = 0;
+        data[*ret_size] = 0;
         *ret = data;
-        *ret_size = size;
         return 0;
 }

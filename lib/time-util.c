@@ -67,6 +67,56 @@ char *format_timestamp(char *buf, size_t size, usec_t realtime_usec) {
         return buf;
 }
 
+/* The other way round; may be beyond the end of its month. */
+static uint64_t date_to_day(unsigned year, unsigned month, unsigned day) {
+        uint64_t y = month > 2 ? year : year - 1, m = month > 2 ? month - 3 : month + 9;
+
+        return 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1 - 719468;
+}
+
+/* n digits within min..max. */
+static int take_digits(const char **s, unsigned n, unsigned min, unsigned max, unsigned *ret) {
+        unsigned value = 0;
+
+        for (unsigned i = 0; i < n; i++, (*s)++) {
+                if (**s < '0' || **s > '9')
+                        return -EINVAL;
+                value = value * 10 + (unsigned) (**s - '0');
+        }
+        if (value < min || value > max)
+                return -EINVAL;
+        *ret = value;
+        return 0;
+}
+
+int parse_timestamp(const char *s, size_t n, usec_t *ret) {
+        static const struct {
+                unsigned digits, min, max;
+                char end;
+        } parts[] = { { 4, 1970, 9999, '-' }, { 2, 1, 12, '-' }, { 2, 1, 31, 'T' }, { 2, 0, 23, ':' },
+                      { 2, 0, 59, ':' },      { 2, 0, 59, '.' }, { 3, 0, 999, 'Z' } };
+        unsigned v[ELEMENTSOF(parts)], year, month, day;
+        uint64_t days;
+        int r;
+
+        if (n != strlen("2026-01-31T07:08:09.123Z"))
+                return -EINVAL;
+        for (size_t i = 0; i < ELEMENTSOF(parts); i++) {
+                r = take_digits(&s, parts[i].digits, parts[i].min, parts[i].max, v + i);
+                if (r < 0 || *s++ != parts[i].end)
+                        return -EINVAL;
+        }
+        days = date_to_day(v[0], v[1], v[2]);
+        if (v[2] > 28) {
+                day_to_date(days, &year, &month, &day);
+                if (month != v[1])
+                        return -EINVAL; /* the month has no such day */
+        }
+        *ret = days * USEC_PER_DAY + v[3] * USEC_PER_HOUR + v[4] * USEC_PER_MINUTE +
+               v[5] * USEC_PER_SEC + v[6] * USEC_PER_MSEC;
+        return 0;
+}
+
 char *format_timespan(char *buf, size_t size, usec_t span_usec) {
         static const struct {
                 usec_t usec;

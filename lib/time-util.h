@@ -40,5 +40,8 @@ static inline usec_t usec_sub(usec_t a, usec_t b) {
  * FORMAT_TIMESTAMP_MAX bytes. Returns buf; years past 9999 give "n/a". */
 char *format_timestamp(char *buf, size_t size, usec_t realtime_usec);
 
+/* The opposite, of that form alone; years from 1970 on. 0 or -EINVAL. */
+int parse_timestamp(const char *s, size_t n, usec_t *ret);
+
 /* "2d 3h", "5min 2s", "1.250s", "12ms", "0", "infinity": for people, at most two units. Returns buf. */
 char *format_timespan(char *buf, size_t size, usec_t span_usec);

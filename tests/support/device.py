@@ -2,12 +2,11 @@
 import base64
 import collections
 import contextlib
-import json
 import os
 import socket
 import ssl
 
-from harness import Hub
+from harness import EventLog, Hub
 from registry import API, Registry, token
 
 
@@ -134,5 +133,7 @@ def hub_with_device(folder, device="d1", **hub_arguments):
 
 
 def events(hub):
-    with open(os.path.join(hub.folder, "events.jsonl"), encoding="utf-8") as f:
-        return [json.loads(line) for line in f]
+    log = EventLog(os.path.join(hub.folder, "events.jsonl"))
+    log.keep = []
+    log.poll()
+    return log.keep

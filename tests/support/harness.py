@@ -6,6 +6,7 @@ decides how long a broken program is waited for. Whatever a fixture started is e
 """
 import base64
 import contextlib
+import glob
 import inspect
 import json
 import os
@@ -396,7 +397,8 @@ def write_private(path, text):
 
 
 class EventLog:
-    """Reads DIR/events.jsonl as it grows. Keeps bodies and ids, not whole events: a soak has a million."""
+    """Reads DIR/events.jsonl and the files that it was before, as they grow and go: one stream, in which each line's
+    offset is its place. Keeps bodies and ids, not whole events: a soak has a million."""
 
     def __init__(self, path):
         self.path = path
@@ -405,18 +407,34 @@ class EventLog:
         self.keep = None  # a list that takes whole events, when a test wants to look into them
 
     def poll(self):
-        with contextlib.suppress(FileNotFoundError), open(self.path, "rb") as f:
-            f.seek(self.offset)
-            data = f.read()
-            end = data.rfind(b"\n") + 1
-            self.offset += end
-            for line in data[:end].splitlines():
-                event = json.loads(line)
-                body = event["body"] if "body" in event else base64.b64decode(event["bodyBase64"])
-                self.events.append((body, event["systemProperties"].get("messageId")))
-                if self.keep is not None:
-                    self.keep.append(event)
+        with contextlib.ExitStack() as stack:
+            # The newest first: when it gets its lasting name meanwhile, it is found under that one.
+            newest = None
+            with contextlib.suppress(FileNotFoundError):
+                newest = stack.enter_context(open(self.path, "rb"))
+            for path in sorted(glob.glob(f"{glob.escape(os.path.splitext(self.path)[0])}-*.jsonl")):
+                with contextlib.suppress(FileNotFoundError), open(path, "rb") as f:
+                    self.read(f, int(re.search(r"-(\d+)\.jsonl$", path)[1]))
+            first = newest and re.search(rb'"offset":"(\d+)"', newest.read(1024))
+            if first:
+                self.read(newest, int(first[1]))
         return self.events
+
+    def read(self, f, base):
+        """Takes the lines of one file that are new; base: the offset of its first one."""
+        if self.offset >= base + os.fstat(f.fileno()).st_size:
+            return
+        self.offset = max(self.offset, base)
+        f.seek(self.offset - base)
+        data = f.read()
+        end = data.rfind(b"\n") + 1
+        self.offset += end
+        for line in data[:end].splitlines():
+            event = json.loads(line)
+            body = event["body"] if "body" in event else base64.b64decode(event["bodyBase64"])
+            self.events.append((body, event["systemProperties"].get("messageId")))
+            if self.keep is not None:
+                self.keep.append(event)
 
     def bodies(self):
         return [body for body, _ in self.poll()]

@@ -40,6 +40,8 @@ TEST(what_is_encoded_is_decoded) {
                 assert_ok(base64_encode(data, n, &encoded, &n_encoded));
                 assert_ok(base64_decode(encoded, n_encoded, &decoded, &n_decoded));
                 ck_assert(n_decoded == n && memcmp(data, decoded, n) == 0);
+                assert_ok(base64_decode_to(encoded, n_encoded, encoded, &n_decoded));
+                ck_assert(n_decoded == n && memcmp(data, encoded, n) == 0);
         }
 }
 

@@ -19,8 +19,12 @@ static int format(const char *bag, const void *body, size_t body_size, Buffer *o
                        .bag_size = strlen(bag),
                        .body = body,
                        .body_size = body_size };
+        HubEventPlace place = { .partition = 3,
+                                .sequence = 41,
+                                .offset = 12345,
+                                .enqueued_usec = e.enqueued_usec };
 
-        return hub_event_format(&e, 41, out);
+        return hub_event_format(&e, &place, out);
 }
 
 static struct json_object *parse(Buffer *out) {
@@ -99,8 +103,9 @@ TEST(every_byte_comes_back) {
 TEST(the_fields_are_those_that_consumers_know) {
         _cleanup_(buffer_done) Buffer out = { 0 };
         static const char want[] =
-                        "{\"deviceId\":\"d1\",\"generationId\":\"7\",\"sequenceNumber\":41,"
-                        "\"enqueuedTime\":\"2026-01-01T07:08:09.123Z\","
+                        "{\"deviceId\":\"d1\",\"partition\":3,\"sequenceNumber\":41,\"offset\":\"12345\","
+                        "\"enqueuedTime\":\"2026-01-01T07:08:09.123Z\",\"generationId\":\"7\","
+                        "\"authMethod\":{\"scope\":\"device\",\"type\":\"sas\"},"
                         "\"systemProperties\":{\"messageId\":\"m 1\",\"$.other\":\"\"},"
                         "\"properties\":{\"a\":\"2\",\"b\":\"\"},\"body\":\"hi\"}\n";
 

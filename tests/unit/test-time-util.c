@@ -9,12 +9,15 @@ static void check_timestamp(usec_t t) {
         char buf[FORMAT_TIMESTAMP_MAX], expected[64];
         time_t sec = (time_t) (t / USEC_PER_SEC);
         struct tm tm;
+        usec_t again;
         size_t n;
 
         ck_assert_ptr_nonnull(gmtime_r(&sec, &tm));
         n = strftime(expected, sizeof(expected), "%Y-%m-%dT%H:%M:%S", &tm);
         (void) snprintf(expected + n, sizeof(expected) - n, ".%03uZ", (unsigned) (t % USEC_PER_SEC / USEC_PER_MSEC));
         ck_assert_str_eq(format_timestamp(buf, sizeof(buf), t), expected);
+        assert_ok(parse_timestamp(buf, strlen(buf), &again));
+        ck_assert_uint_eq(again, t - t % USEC_PER_MSEC);
 }
 
 TEST(timestamps_are_the_ones_of_the_c_library) {
@@ -37,6 +40,35 @@ TEST(timestamps_at_the_edges) {
         ck_assert_str_eq(format_timestamp(buf, sizeof(buf), UINT64_C(253402300799999999)), "9999-12-31T23:59:59.999Z");
         ck_assert_str_eq(format_timestamp(buf, sizeof(buf), UINT64_C(253402300800000000)), "n/a");
         ck_assert_str_eq(format_timestamp(buf, sizeof(buf), USEC_INFINITY), "n/a");
+}
+
+TEST(what_is_no_timestamp_is_refused) {
+        static const char *const bad[] = {
+                "",
+                "n/a",
+                "2026-01-01T00:00:00Z",
+                "2026-01-01T00:00:00.000000Z",
+                "1969-12-31T23:59:59.999Z",
+                "2026-00-01T00:00:00.000Z",
+                "2026-13-01T00:00:00.000Z",
+                "2026-01-00T00:00:00.000Z",
+                "2026-04-31T00:00:00.000Z",
+                "2026-02-29T00:00:00.000Z",
+                "2100-02-29T00:00:00.000Z",
+                "2026-01-01T24:00:00.000Z",
+                "2026-01-01T00:60:00.000Z",
+                "2026-01-01T00:00:60.000Z",
+                "2026-01-01t00:00:00.000Z",
+                "2026-01-01T00:00:00.000z",
+                "2026-01-01T00:00:00.00xZ",
+                "+026-01-01T00:00:00.000Z",
+        };
+
+        for (size_t i = 0; i < ELEMENTSOF(bad); i++) {
+                usec_t t;
+
+                assert_error(parse_timestamp(bad[i], strlen(bad[i]), &t), -EINVAL);
+        }
 }
 
 TEST(spans_are_short_and_in_two_units) {

@@ -8,8 +8,7 @@
 #include "lib/macro.h"
 
 typedef struct HubErrorRule {
-        unsigned code;       /* six digits, the first three the HTTP status */
-        const char *name;    /* as in the header iothub-errorcode */
+        unsigned code;       /* as in hub-code.h */
         const char *meaning; /* ends no sentence */
         const char *remedy;  /* or NULL: nothing to advise */
         int exit_code;

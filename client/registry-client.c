@@ -7,6 +7,7 @@
 #include <curl/curl.h>
 
 #include "lib/buffer.h"
+#include "lib/hub-code.h"
 #include "lib/json-util.h"
 #include "lib/parse-util.h"
 #include "lib/sas-token.h"
@@ -454,7 +455,7 @@ static int say_refused(const Transfer *t) {
                 snprintf(code, sizeof(code), " %u", e.rule->code);
         else if (e.code != 0)
                 snprintf(code, sizeof(code), " %u", e.code);
-        name = e.name ? e.name : e.known ? e.rule->name : NULL;
+        name = e.name ? e.name : e.known ? hub_code_to_name(e.rule->code) : NULL;
         say_error("%s: %s (HTTP %ld%s%s%s)%s%s", t->what, e.rule->meaning, t->status, code,
                   name ? " " : "", strempty(name), e.text ? ": " : "", strempty(e.text));
         if (e.rule->remedy)

@@ -507,7 +507,7 @@ static bool plan_retry(Transfer *t, CURLcode k) {
 
                 if (++t->n_throttled >= THROTTLED_TRIES_MAX)
                         return false;
-                pause_transfer(t, seconds, "HTTP 429");
+                pause_transfer(t, seconds, "the hub is throttling (HTTP 429)");
                 t->client->paused_until_usec = MAX(t->client->paused_until_usec, t->begin_usec);
                 return true;
         }

@@ -38,6 +38,11 @@ typedef enum Option {
         OPTION_ACK,
         OPTION_TTL,
         OPTION_PROPERTY,
+        OPTION_ANSWER,
+        OPTION_CUT,
+        OPTION_CALLS,
+        OPTION_RETRY_AFTER,
+        OPTION_DONE,
         OPTION_HELP,
         _OPTION_MAX,
 } Option;
@@ -67,6 +72,11 @@ static const struct option option_table[_OPTION_MAX + 1] = {
         { "ack", required_argument, NULL, OPTION_BASE + OPTION_ACK },
         { "ttl", required_argument, NULL, OPTION_BASE + OPTION_TTL },
         { "property", required_argument, NULL, OPTION_BASE + OPTION_PROPERTY },
+        { "answer", required_argument, NULL, OPTION_BASE + OPTION_ANSWER },
+        { "cut", required_argument, NULL, OPTION_BASE + OPTION_CUT },
+        { "calls", required_argument, NULL, OPTION_BASE + OPTION_CALLS },
+        { "retry-after", required_argument, NULL, OPTION_BASE + OPTION_RETRY_AFTER },
+        { "done", no_argument, NULL, OPTION_BASE + OPTION_DONE },
         { "help", no_argument, NULL, OPTION_BASE + OPTION_HELP },
         { NULL },
 };
@@ -327,6 +337,53 @@ static int verb_c2d(Parser *p) {
                      : put_number(p, p->trouble, "count", table[given].option, 1, TROUBLE_COUNT_MAX);
 }
 
+static int put_calls(Parser *p) {
+        const char *calls = p->values[OPTION_CALLS];
+
+        if (!calls)
+                return 0;
+        if (trouble_calls_from_string(calls) < 0)
+                return bad_value(p, OPTION_CALLS, "bulk, query, single or all");
+        return json_add_string(p->trouble, "calls", calls);
+}
+
+static int put_answer(Parser *p) {
+        int r;
+
+        r = put_number(p, p->trouble, "code", OPTION_ANSWER, TROUBLE_HUB_CODE_MIN,
+                       TROUBLE_HUB_CODE_MAX);
+        if (r >= 0)
+                r = put_number(p, p->trouble, "retryAfterSec", OPTION_RETRY_AFTER, 1,
+                               TROUBLE_RETRY_AFTER_SEC_MAX);
+        return r >= 0 && p->values[OPTION_DONE] ? json_add_bool(p->trouble, "done", true) : r;
+}
+
+static int verb_https(Parser *p) {
+        static const TroubleKind all[] = { TROUBLE_HTTPS_ANSWER, TROUBLE_HTTPS_DELAY,
+                                           TROUBLE_HTTPS_CUT };
+        bool answer = p->values[OPTION_ANSWER], delay = p->values[OPTION_DELAY],
+             cut = p->values[OPTION_CUT], off = p->values[OPTION_OFF];
+        int r;
+
+        if (answer + delay + cut + off != 1)
+                return bad(p, "one of --answer CODE, --delay SPAN, --cut N and --off is needed");
+        if (off)
+                return end_all(p, all, ELEMENTSOF(all));
+        if (!answer && (p->values[OPTION_RETRY_AFTER] || p->values[OPTION_DONE]))
+                return bad(p, "--retry-after and --done go with --answer");
+        if (cut && p->values[OPTION_COUNT])
+                return bad(p, "--cut has its count already");
+        r = set(p, answer ? TROUBLE_HTTPS_ANSWER : delay ? TROUBLE_HTTPS_DELAY : TROUBLE_HTTPS_CUT);
+        if (r >= 0)
+                r = put_calls(p);
+        if (r >= 0)
+                r = put_answer(p);
+        if (r >= 0)
+                r = put_span(p, p->trouble, "delayUSec", OPTION_DELAY);
+        return r < 0 ? r : put_number(p, p->trouble, "count", cut ? OPTION_CUT : OPTION_COUNT, 1,
+                                      TROUBLE_COUNT_MAX);
+}
+
 static int verb_send(Parser *p) {
         const char *ack = p->values[OPTION_ACK];
         int r;
@@ -453,6 +510,11 @@ static const struct {
           DEVICE_AND_TIME | BIT(OPTION_DROP) | BIT(OPTION_DUPLICATE) | BIT(OPTION_REJECT) |
                           BIT(OPTION_EXCEED) | BIT(OPTION_OFF),
           verb_c2d },
+        { "https", NULL, NULL,
+          DEVICE_AND_TIME | BIT(OPTION_ANSWER) | BIT(OPTION_COUNT) | BIT(OPTION_RETRY_AFTER) |
+                          BIT(OPTION_DONE) | BIT(OPTION_DELAY) | BIT(OPTION_CUT) |
+                          BIT(OPTION_CALLS) | BIT(OPTION_OFF),
+          verb_https },
         { "send", "DEVICE", "BODY",
           BIT(OPTION_MESSAGE_ID) | BIT(OPTION_ACK) | BIT(OPTION_TTL) | BIT(OPTION_PROPERTY),
           verb_send },
@@ -469,7 +531,7 @@ static const struct {
 
 const char *ctl_help(void) {
         return "iothub-emulator ctl [--state DIR] VERB [OPTION...]\n\n"
-               "Makes trouble at the MQTT door of the emulator that runs with the state folder "
+               "Makes trouble at the doors of the emulator that runs with the state folder "
                "DIR.\n\n"
                "  quota on|off              cut at each publish, as with a used-up daily quota\n"
                "  basic-tier on|off         cut at each subscribe, as in the basic tier\n"
@@ -492,6 +554,13 @@ const char *ctl_help(void) {
                "  c2d --reject N            end the next N messages as ones that were rejected\n"
                "  c2d --exceed N            end the next N as ones that were delivered too often\n"
                "  c2d --off                 none of these any more\n"
+               "  https --answer CODE       answer requests with an error of the hub, such as 429001,\n"
+               "                            [--retry-after SECONDS] and do not, or [--done] do, what is\n"
+               "                            asked for: [--count N]\n"
+               "  https --delay TIME        answer this late [--count N]\n"
+               "  https --cut N             end the next N answers in the middle\n"
+               "  https --off               none of these any more\n"
+               "                            [--calls bulk|query|single] only those\n"
                "  clear                     end all trouble\n"
                "  status [--json]           what is on, and counters [--device ID]\n"
                "  wait COUNTER              until it rises by [--count N] (default 1), or is at\n"

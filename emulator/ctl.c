@@ -10,6 +10,7 @@
 #include "emulator/hub-ctl.h"
 #include "emulator/state-folder.h"
 #include "lib/fd-util.h"
+#include "lib/hub-code.h"
 #include "lib/varlink-wire.h"
 
 #define READ_BYTES 4096U
@@ -131,10 +132,18 @@ static void print_trouble(struct json_object *t) {
         printf("  %-14s %s", text_of(t, "kind"), has(t, "device") ? text_of(t, "device") : "all");
         if (has(t, "count"))
                 printf(", %" PRIu64 " left", number_of(t, "count"));
-        if (has(t, "code") && number_of(t, "code") == 0)
+        if (has(t, "calls"))
+                printf(", %s", text_of(t, "calls"));
+        if (streq(text_of(t, "kind"), "https-answer"))
+                printf(", %" PRIu64 " %s%s", number_of(t, "code"),
+                       strempty(hub_code_to_name((unsigned) number_of(t, "code"))),
+                       has(t, "done") ? " though done" : "");
+        else if (has(t, "code") && number_of(t, "code") == 0)
                 printf(", without CONNACK");
         else if (has(t, "code"))
                 printf(", CONNACK %" PRIu64, number_of(t, "code"));
+        if (has(t, "retryAfterSec"))
+                printf(", Retry-After %" PRIu64, number_of(t, "retryAfterSec"));
         print_span(", one every ", t, "intervalUSec");
         print_span(has(t, "intervalUSec") ? ", cut beyond " : ", late by ", t, "delayUSec");
         print_span(", one CONNECT every ", t, "connectIntervalUSec");

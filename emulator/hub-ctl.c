@@ -1,7 +1,6 @@
 #include "emulator/hub-ctl.h"
 
 #include <assert.h>
-#include <limits.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -34,6 +33,8 @@ typedef struct Client {
         uint64_t until;
 
         uint64_t call; /* that the hub is to answer; 0: none */
+        void (*on_answer)(struct Client *c, int result, struct json_object *answer);
+        size_t n_ended;
         struct Client *next;
 } Client;
 
@@ -116,6 +117,29 @@ static int get_device(Client *c, const VarlinkCall *call, const char **ret) {
         return r;
 }
 
+/* The hub answers at its next turn; a client that is gone by then is not missed. Until then the client's
+ * calls wait. */
+static void call_hub(Client *c, const VarlinkCall *call, HubCall which,
+                     struct json_object *parameters,
+                     void (*on_answer)(Client *c, int result, struct json_object *answer)) {
+        HubCtl *ctl = c->ctl;
+        HubReport report = { .kind = HUB_REPORT_CALL, .value = which, .number = ctl->last_call + 1 };
+        const char *text = json_object_to_json_string_ext(parameters, JSON_C_TO_STRING_PLAIN);
+        int r;
+
+        r = text ? hub_report_write(front_hub(ctl->front), &report, text, strlen(text)) : -ENOMEM;
+        if (r == -EMSGSIZE)
+                fail_text(c, call, INTERFACE ".MessageRefused", "reason",
+                          "the message is over 65536 bytes");
+        else if (r < 0)
+                fail_text(c, call, INTERFACE ".Failed", "reason", strerror(-r));
+        else {
+                ctl->last_call++;
+                c->on_answer = on_answer;
+                c->call = call->oneway ? 0 : report.number;
+        }
+}
+
 static int ensure_tls(HubCtl *ctl, TroubleCertificate certificate) {
         SSL_CTX *tls;
         int r;
@@ -129,6 +153,30 @@ static int ensure_tls(HubCtl *ctl, TroubleCertificate certificate) {
         return 0;
 }
 
+static void tell_trouble(Client *c, const VarlinkCall *call, int r, const char *field) {
+        _cleanup_json_ struct json_object *max = NULL;
+
+        if (r == -EINVAL)
+                fail_text(c, call, INTERFACE ".InvalidTrouble", "field", field);
+        else if (r == -E2BIG) {
+                max = json_object_new_object();
+                fail(c, call, INTERFACE ".TooManyTroubles", max,
+                     json_add_u64(max, "max", TROUBLES_MAX));
+        } else if (r < 0)
+                fail_text(c, call, INTERFACE ".Failed", "reason", strerror(-r));
+        else
+                reply(c, call, NULL, 0);
+}
+
+static void on_hub_set(Client *c, int result, struct json_object *answer) {
+        static const VarlinkCall answered = { 0 };
+        const char *field = "kind";
+        size_t n;
+
+        (void) json_get_string(answer, "field", &field, &n); /* else it stays */
+        tell_trouble(c, &answered, result, field);
+}
+
 static void on_set(Client *c, const VarlinkCall *call) {
         _cleanup_(trouble_done) Trouble t = { 0 };
         struct json_object *o;
@@ -140,6 +188,10 @@ static void on_set(Client *c, const VarlinkCall *call) {
                 return;
         }
         r = trouble_from_json(o, now_usec(CLOCK_MONOTONIC), &t, &field);
+        if (r >= 0 && trouble_kind_is_of_hub(t.kind)) {
+                call_hub(c, call, HUB_CALL_SET_TROUBLE, o, on_hub_set);
+                return;
+        }
         if (r >= 0 && t.kind == TROUBLE_CERTIFICATE && t.certificate != TROUBLE_CERTIFICATE_GOOD &&
             ensure_tls(c->ctl, t.certificate) < 0) {
                 fail_text(c, call, INTERFACE ".Failed", "reason", "cannot make the certificate");
@@ -147,57 +199,27 @@ static void on_set(Client *c, const VarlinkCall *call) {
         }
         if (r >= 0)
                 r = troubles_set(front_troubles(c->ctl->front), &t, &field);
-        if (r == -EINVAL)
-                fail_text(c, call, INTERFACE ".InvalidTrouble", "field", field);
-        else if (r == -E2BIG) {
-                _cleanup_json_ struct json_object *max = json_object_new_object();
-
-                fail(c, call, INTERFACE ".TooManyTroubles", max,
-                     json_add_u64(max, "max", TROUBLES_MAX));
-        } else if (r < 0)
-                fail_text(c, call, INTERFACE ".Failed", "reason", strerror(-r));
-        else
-                reply(c, call, NULL, 0);
+        tell_trouble(c, call, r, field);
 }
 
-/* Bit k for kind k. */
-static int get_kinds(const VarlinkCall *call, unsigned *ret) {
-        struct json_object *list;
-        unsigned kinds = 0;
-        int r;
+static void on_hub_ended(Client *c, int result, struct json_object *answer) {
+        uint64_t n = 0;
 
-        r = json_get_array(call->parameters, "kinds", &list);
-        if (r <= 0) {
-                *ret = UINT_MAX;
-                return r;
-        }
-        for (size_t i = 0; i < json_object_array_length(list); i++) {
-                const char *name = json_object_get_string(json_object_array_get_idx(list, i));
-                TroubleKind kind = name ? trouble_kind_from_string(name) : _TROUBLE_KIND_INVALID;
-
-                if (kind < 0)
-                        return -EINVAL;
-                kinds |= 1U << kind;
-        }
-        *ret = kinds;
-        return 0;
+        if (result >= 0)
+                (void) json_get_u64(answer, "ended", &n); /* it is there */
+        reply_number(c, NULL, "ended", c->n_ended + n);
 }
 
+/* The front's, then those of the hub. */
 static void on_end(Client *c, const VarlinkCall *call) {
-        const char *device;
-        unsigned kinds;
-        size_t n = 0;
+        const char *field;
 
-        if (get_kinds(call, &kinds) < 0) {
-                invalid_parameter(c, call, "kinds");
+        if (troubles_end_from_json(front_troubles(c->ctl->front), call->parameters, &c->n_ended,
+                                   &field) < 0) {
+                invalid_parameter(c, call, field);
                 return;
         }
-        if (get_device(c, call, &device) < 0)
-                return;
-        for (TroubleKind k = 0; k < _TROUBLE_KIND_MAX; k++)
-                if (kinds & 1U << k)
-                        n += troubles_end(front_troubles(c->ctl->front), k, device);
-        reply_number(c, call, "ended", n);
+        call_hub(c, call, HUB_CALL_END_TROUBLES, call->parameters, on_hub_ended);
 }
 
 static void on_cut(Client *c, const VarlinkCall *call) {
@@ -210,24 +232,6 @@ static void on_cut(Client *c, const VarlinkCall *call) {
                 reply_number(c, call, "connections", front_cut(c->ctl->front, device, reset));
 }
 
-static int troubles_to_json(const Troubles *t, struct json_object **ret) {
-        _cleanup_json_ struct json_object *list = json_object_new_array();
-        usec_t now = now_usec(CLOCK_MONOTONIC);
-
-        for (size_t i = 0; list && i < t->n; i++) {
-                struct json_object *o;
-
-                if (trouble_to_json(troubles_get(t, i), now, &o) < 0)
-                        return -ENOMEM;
-                if (json_object_array_add(list, o) < 0) {
-                        json_object_put(o);
-                        return -ENOMEM;
-                }
-        }
-        *ret = TAKE_PTR(list);
-        return 0;
-}
-
 static int counters_to_json(const HubCounts *counts, struct json_object **ret) {
         _cleanup_json_ struct json_object *o = json_object_new_object();
 
@@ -238,27 +242,46 @@ static int counters_to_json(const HubCounts *counts, struct json_object **ret) {
         return 0;
 }
 
-static void on_get_status(Client *c, const VarlinkCall *call) {
+static int set_device(Client *c, const char *device) {
+        free(c->device);
+        c->device = device ? strdup(device) : NULL;
+        if (device && !c->device)
+                c->dead = true;
+        return c->dead ? -ENOMEM : 0;
+}
+
+/* answer: the hub's, whose list gets ours before it. */
+static void on_hub_listed(Client *c, int result, struct json_object *answer) {
         _cleanup_json_ struct json_object *o = json_object_new_object();
+        struct json_object *list = json_object_new_array(), *part = NULL, *others;
         Front *f = c->ctl->front;
-        struct json_object *part = NULL;
-        const char *device;
-        HubCounts counts;
+        HubCounts counts = hub_counters_get(front_counters(f), c->device);
         int r;
 
-        if (get_device(c, call, &device) < 0)
-                return;
-        counts = hub_counters_get(front_counters(f), device);
-        r = troubles_to_json(front_troubles(f), &part);
+        r = list ? troubles_append_json(front_troubles(f), now_usec(CLOCK_MONOTONIC), list) :
+                   -ENOMEM;
+        if (r >= 0 && result >= 0 && json_get_array(answer, "troubles", &others) > 0)
+                for (size_t i = 0; i < json_object_array_length(others); i++)
+                        (void) json_object_array_add(
+                                        list, json_object_get(json_object_array_get_idx(others, i)));
         if (r >= 0)
-                r = json_add(o, "troubles", part);
+                r = json_add(o, "troubles", list);
+        else
+                json_object_put(list);
         if (r >= 0)
                 r = counters_to_json(&counts, &part);
         if (r >= 0)
                 r = json_add(o, "counters", part);
         if (r >= 0)
-                r = json_add_u64(o, "connections", front_connections(f, device));
-        reply(c, call, o, r);
+                r = json_add_u64(o, "connections", front_connections(f, c->device));
+        reply(c, NULL, o, r);
+}
+
+static void on_get_status(Client *c, const VarlinkCall *call) {
+        const char *device;
+
+        if (get_device(c, call, &device) >= 0 && set_device(c, device) >= 0)
+                call_hub(c, call, HUB_CALL_LIST_TROUBLES, call->parameters, on_hub_listed);
 }
 
 static uint64_t counted(const Client *c) {
@@ -289,33 +312,27 @@ static void on_wait(Client *c, const VarlinkCall *call) {
         has_total = json_get_u64(call->parameters, "total", &total) > 0;
         if (get_device(c, call, &device) < 0)
                 return;
-        free(c->device);
-        c->device = device ? strdup(device) : NULL;
-        if (device && !c->device) {
-                c->dead = true;
+        if (set_device(c, device) < 0)
                 return;
-        }
         c->until = has_total ? total : counted(c) + MIN(more, UINT64_MAX / 2);
         c->waiting = !call->oneway;
 }
 
-/* The hub answers at its next turn; a client that is gone by then is not missed. */
-static void on_send_message(Client *c, const VarlinkCall *call) {
-        HubCtl *ctl = c->ctl;
-        HubReport report = { .kind = HUB_REPORT_CALL, .number = ctl->last_call + 1 };
-        const char *text = json_object_to_json_string_ext(call->parameters, JSON_C_TO_STRING_PLAIN);
-        int r;
+static void on_message_sent(Client *c, int result, struct json_object *answer) {
+        static const VarlinkCall answered = { 0 };
+        const char *field;
+        size_t n;
 
-        r = text ? hub_report_write(front_hub(ctl->front), &report, text, strlen(text)) : -ENOMEM;
-        if (r == -EMSGSIZE)
-                fail_text(c, call, INTERFACE ".MessageRefused", "reason",
-                          "the message is over 65536 bytes");
-        else if (r < 0)
-                fail_text(c, call, INTERFACE ".Failed", "reason", strerror(-r));
-        else {
-                ctl->last_call++;
-                c->call = call->oneway ? 0 : report.number;
-        }
+        if (result >= 0)
+                reply(c, NULL, answer, 0);
+        else if (json_get_string(answer, "parameter", &field, &n) > 0)
+                invalid_parameter(c, &answered, field);
+        else
+                fail(c, &answered, INTERFACE ".MessageRefused", answer, 0);
+}
+
+static void on_send_message(Client *c, const VarlinkCall *call) {
+        call_hub(c, call, HUB_CALL_SEND_MESSAGE, call->parameters, on_message_sent);
 }
 
 static void on_get_info(Client *c, const VarlinkCall *call) {
@@ -494,17 +511,8 @@ static int listen_private(const char *path) {
 }
 
 static void answer_call(Client *c, const HubReport *report, struct json_object *o) {
-        static const VarlinkCall answered = { 0 };
-        const char *field;
-        size_t n;
-
         c->call = 0;
-        if (report->value >= 0)
-                reply(c, NULL, o, 0);
-        else if (json_get_string(o, "parameter", &field, &n) > 0)
-                invalid_parameter(c, &answered, field);
-        else
-                fail(c, &answered, INTERFACE ".MessageRefused", o, 0);
+        c->on_answer(c, report->value, o);
         client_turn(c); /* what waited behind it */
 }
 
@@ -515,7 +523,7 @@ static void on_hub(void *userdata) {
         while (hub_report_read(front_hub(ctl->front), &report, &ctl->answer) > 0) {
                 _cleanup_json_ struct json_object *o = NULL;
 
-                if (json_parse(ctl->answer.data, ctl->answer.size, 2, &o) < 0)
+                if (json_parse(ctl->answer.data, ctl->answer.size, 4, &o) < 0)
                         o = json_object_new_object(); /* the hub had no memory to say more */
                 for (Client *c = ctl->clients; c; c = c->next)
                         if (c->call == report.number && !c->dead) {

@@ -24,6 +24,7 @@
 #include "emulator/hub-registry.h"
 #include "emulator/hub-report.h"
 #include "emulator/hub-session.h"
+#include "emulator/hub-troubles.h"
 #include "emulator/hub.h"
 #include "emulator/mqtt-route.h"
 #include "lib/hub-topic.h"
@@ -44,6 +45,7 @@ typedef struct Session {
 typedef struct Plugin {
         Hub *hub;
         HubLink *link;
+        HubTroubles *troubles;
         HubRegistry *registry;
         char *secret; /* proves that a CONNECT came through the front */
         usec_t token_grace_usec;
@@ -172,8 +174,13 @@ static void answer_call(Plugin *p, const HubReport *call, usec_t now) {
         HubReport answer = { .kind = HUB_REPORT_ANSWER, .number = call->number };
         _cleanup_free_ char *text = NULL;
 
-        answer.value = hub_c2d_call(p->hub, (const char *) p->report_text.data, p->report_text.size,
-                                    now, &text);
+        if (call->value == HUB_CALL_SEND_MESSAGE)
+                answer.value = hub_c2d_call(p->hub, (const char *) p->report_text.data,
+                                            p->report_text.size, now, &text);
+        else
+                answer.value = hub_troubles_call(p->troubles, (HubCall) call->value,
+                                                 (const char *) p->report_text.data,
+                                                 p->report_text.size, &text);
         /* Who reads no answers gets none. */
         (void) hub_report_try_write(p->report_fd, &answer, text, text ? strlen(text) : 0);
 }
@@ -461,6 +468,7 @@ static int on_tick(int event, void *data, void *userdata) {
                 free(id);
         }
         hub_link_expire(p->link, now_usec(CLOCK_MONOTONIC));
+        hub_registry_run_timers(p->registry, now_usec(CLOCK_MONOTONIC));
         take_reports(p);
         if (hub_c2d_run_timers(p->hub, now) < 0)
                 say("cannot store that messages have expired; trying again");
@@ -485,6 +493,7 @@ static Plugin *plugin_free(Plugin *p) {
         if (p->link)
                 hub_link_stop(p->link);
         hub_registry_free(p->registry);
+        hub_troubles_free(p->troubles);
         hub_link_free(p->link);
         if (p->sessions) {
                 lh_foreach (p->sessions, e)
@@ -572,10 +581,12 @@ static int plugin_new(const Options *o, Plugin **ret) {
         if (!p->secret || !p->sessions || !p->link)
                 return -ENOMEM;
 
-        r = open_hub(p, o);
+        r = hub_troubles_new(&p->troubles);
+        if (r >= 0)
+                r = open_hub(p, o);
         if (r < 0)
                 return r;
-        r = hub_registry_new(p->hub, p->link, "registry.sock", &p->registry);
+        r = hub_registry_new(p->hub, p->link, p->troubles, "registry.sock", &p->registry);
         if (r < 0)
                 return r;
 

@@ -2,6 +2,7 @@
 
 #include "emulator/hub-registry-private.h"
 #include "lib/base64.h"
+#include "lib/hub-code.h"
 #include "lib/parse-util.h"
 #include "lib/string-util.h"
 
@@ -115,6 +116,24 @@ int registry_error_code(RegistryAnswer *a, bool nested, const char *name, unsign
         inner = json_object_to_json_string_ext(
                         o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
         return set_error(a, code / 1000, name, inner ? envelope(inner, "") : NULL);
+}
+
+int registry_error_number(RegistryAnswer *a, unsigned code, uint64_t retry_after_sec) {
+        const char *name = hub_code_to_name(code);
+        int r;
+
+        /* Seen on hubs: methods and modules speak in numbers. */
+        if (!name || code / 100 == 4041 || code == 504101 || code == 409301)
+                r = registry_error_code(a, /* nested= */ true, name, code, "As requested by ctl https.");
+        else if (code / 1000 == 429)
+                r = registry_error(a, 429, name,
+                                   "The request has been throttled. Wait %" PRIu64
+                                   " seconds and try again. Operation type: CRUD",
+                                   retry_after_sec ? retry_after_sec : 10);
+        else
+                r = registry_error(a, code / 1000, name, "As requested by ctl https.");
+        a->retry_after_sec = retry_after_sec;
+        return r;
 }
 
 static int not_found(RegistryAnswer *a, const RegistryCall *c) {

@@ -37,6 +37,7 @@ typedef struct RegistryAnswer {
         char *etag;               /* owned; NULL: no header */
         const char *item_type;    /* static */
         char *continuation;       /* owned */
+        uint64_t retry_after_sec; /* 0: no header */
         char request_id[37];      /* a UUID */
 } RegistryAnswer;
 
@@ -72,6 +73,9 @@ int registry_error(RegistryAnswer *a, unsigned status, const char *name, const c
  * string inside the other form. */
 int registry_error_code(RegistryAnswer *a, bool nested, const char *name, unsigned code,
                         const char *format, ...) _printf_(5, 6);
+
+/* An error by its number, in the form that its number has at the hub. */
+int registry_error_number(RegistryAnswer *a, unsigned code, uint64_t retry_after_sec);
 
 /* What an errno of hub.h means to a client. existing: the stored etag of -ESTALE. */
 int registry_failure(RegistryAnswer *a, int error, const RegistryCall *c, uint64_t existing);

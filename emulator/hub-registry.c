@@ -15,6 +15,7 @@
 #include "lib/fd-util.h"
 #include "lib/hub-topic.h"
 #include "lib/property-bag.h"
+#include "lib/string-util.h"
 
 #define BODY_BYTES_MAX (1024U * 1024U) /* 100 items of a bulk call, with twins */
 #define CONNECTIONS_MAX 512U
@@ -24,7 +25,11 @@
 struct HubRegistry {
         Hub *hub;
         HubLink *link;
+        HubTroubles *troubles;
         struct MHD_Daemon *daemon;
+
+        pthread_mutex_t lock;
+        struct Request *late; /* whose answers leave at their time; under the lock */
 };
 
 typedef struct Request {
@@ -35,6 +40,10 @@ typedef struct Request {
         struct MHD_Connection *connection;
         RegistryLater later;
         bool is_later;
+
+        TroubleRequest trouble;
+        usec_t due_usec; /* of the answer, CLOCK_MONOTONIC; 0: not late, or not any more */
+        struct Request *next_late;
 } Request;
 
 typedef struct Context {
@@ -225,7 +234,40 @@ static int handle(HubRegistry *r, const Context *x, RegistryAnswer *a) {
                                        "The emulator does not serve this call.");
 }
 
-static enum MHD_Result send_answer(struct MHD_Connection *connection, const RegistryAnswer *a) {
+/* Half of an answer; then the connection ends. */
+typedef struct Half {
+        size_t n;
+        char text[];
+} Half;
+
+static ssize_t read_half(void *userdata, uint64_t at, char *to, size_t n) {
+        const Half *h = userdata;
+
+        if (at >= h->n)
+                return MHD_CONTENT_READER_END_WITH_ERROR;
+        n = MIN(n, h->n - (size_t) at);
+        memcpy(to, h->text + at, n);
+        return (ssize_t) n;
+}
+
+static struct MHD_Response *make_half(const char *text, size_t n) {
+        Half *h = malloc(sizeof(*h) + n / 2);
+        struct MHD_Response *response;
+
+        if (!h)
+                return NULL;
+        h->n = n / 2;
+        memcpy(h->text, text, h->n);
+        response = MHD_create_response_from_callback(n, MAX(h->n, 1U), read_half, h, free);
+        if (!response)
+                free(h);
+        return response;
+}
+
+/* cut: in the middle. An answer without a body is cut before it. */
+static enum MHD_Result send_answer(struct MHD_Connection *connection, const RegistryAnswer *a,
+                                   bool cut) {
+        char retry_after[24];
         const struct {
                 const char *name, *value;
         } headers[] = {
@@ -236,18 +278,22 @@ static enum MHD_Result send_answer(struct MHD_Connection *connection, const Regi
                 { "ETag", a->etag },
                 { "x-ms-item-type", a->item_type },
                 { "x-ms-continuation", a->continuation },
+                { "Retry-After", a->retry_after_sec > 0 ? retry_after : NULL },
         };
         struct MHD_Response *response;
         const char *text = "";
         enum MHD_Result k = MHD_YES;
         size_t n = 0;
 
+        (void) snprintf(retry_after, sizeof(retry_after), "%" PRIu64, a->retry_after_sec); /* fits */
         if (a->body)
                 text = json_object_to_json_string_length(
                                 a->body, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE,
                                 &n);
-        response = text ? MHD_create_response_from_buffer(n, (void *) text, MHD_RESPMEM_MUST_COPY)
-                        : NULL;
+        if (!text || (cut && n == 0))
+                return MHD_NO;
+        response = cut ? make_half(text, n)
+                       : MHD_create_response_from_buffer(n, (void *) text, MHD_RESPMEM_MUST_COPY);
         if (!response)
                 return MHD_NO;
         for (size_t i = 0; k == MHD_YES && i < ELEMENTSOF(headers); i++)
@@ -286,17 +332,96 @@ static int new_request(struct MHD_Connection *connection, const char *url, const
         return q->method && q->path ? 0 : -ENOMEM;
 }
 
+static TroubleCalls calls_of(const Request *q) {
+        if (streq(q->method, "POST") && streq(q->path, "/devices"))
+                return TROUBLE_CALLS_BULK;
+        return streq(q->path, "/devices/query") ? TROUBLE_CALLS_QUERY : TROUBLE_CALLS_SINGLE;
+}
+
+/* What the request names, as a client id; NULL: nothing, or no memory to tell. */
+static char *client_of(const Request *q) {
+        static const char *const paths[] = { "/devices/{}/modules/{}", "/twins/{}/modules/{}",
+                                             "/twins/{}/modules/{}/methods", "/devices/{}",
+                                             "/twins/{}", "/devices/{}/modules", "/twins/{}/methods",
+                                             "/devices/{}/commands" };
+
+        if (calls_of(q) != TROUBLE_CALLS_SINGLE)
+                return NULL;
+        for (size_t i = 0; i < ELEMENTSOF(paths); i++) {
+                _cleanup_free_ char *device = NULL, *module = NULL;
+                char *ids[2] = { NULL, NULL }, *client = NULL;
+                int r = match_path(paths[i], q->path, ids);
+
+                device = ids[0];
+                module = ids[1];
+                if (r > 0 && module)
+                        return format_string(&client, "%s/%s", device, module) < 0 ? NULL : client;
+                if (r > 0)
+                        return TAKE_PTR(device);
+        }
+        return NULL;
+}
+
+/* The answer leaves later: the request stays as it is until hub_registry_run_timers(). */
+static void delay(HubRegistry *r, Request *q) {
+        q->due_usec = usec_add(now_usec(CLOCK_MONOTONIC), q->trouble.delay_usec);
+        q->trouble.delay_usec = 0;
+        suspend(&q->later);
+        (void) pthread_mutex_lock(&r->lock); /* cannot fail */
+        q->next_late = r->late;
+        r->late = q;
+        (void) pthread_mutex_unlock(&r->lock);
+}
+
+void hub_registry_run_timers(HubRegistry *r, usec_t now_usec) {
+        (void) pthread_mutex_lock(&r->lock); /* cannot fail */
+        for (Request **link = &r->late; *link;) {
+                Request *q = *link;
+
+                if (q->due_usec > now_usec) {
+                        link = &q->next_late;
+                        continue;
+                }
+                *link = q->next_late;
+                resume(&q->later); /* from now on it may end at any moment */
+        }
+        (void) pthread_mutex_unlock(&r->lock);
+}
+
+static enum MHD_Result finish(HubRegistry *r, Request *q) {
+        if (q->later.error < 0)
+                return MHD_NO; /* out of memory: the connection closes */
+        if (q->trouble.code != 0 &&
+            registry_error_number(&q->later.answer, q->trouble.code, q->trouble.retry_after_sec) < 0)
+                return MHD_NO;
+        if (q->trouble.delay_usec > 0) {
+                delay(r, q);
+                return MHD_YES;
+        }
+        return send_answer(q->connection, &q->later.answer, q->trouble.cut);
+}
+
+/* Whether the answer is there; else on_request() is called anew when it is. */
+static bool begin(HubRegistry *r, Request *q) {
+        _cleanup_free_ char *client = client_of(q);
+        int k = 0;
+
+        hub_troubles_on_request(r->troubles, client, calls_of(q), &q->trouble);
+        if (q->trouble.code == 0 || q->trouble.done)
+                k = handle(r, &(Context) { q->connection, q }, &q->later.answer);
+        if (k == -EINPROGRESS)
+                return false;
+        q->later.error = k;
+        return true;
+}
+
 static enum MHD_Result on_request(void *userdata, struct MHD_Connection *connection,
                                   const char *url, const char *method, const char *version,
                                   const char *upload, size_t *upload_size, void **state) {
-        _cleanup_(registry_answer_done) RegistryAnswer a = { 0 };
         Request *q = *state;
-        int r;
 
         if (!q)
                 return new_request(connection, url, method, state) < 0 ? MHD_NO : MHD_YES;
-        if (q->is_later)
-                return q->later.error < 0 ? MHD_NO : send_answer(connection, &q->later.answer);
         if (*upload_size > 0) {
                 q->too_large = q->too_large || *upload_size > BODY_BYTES_MAX - q->body.size;
                 if (!q->too_large && buffer_append(&q->body, upload, *upload_size) < 0)
@@ -304,13 +429,9 @@ static enum MHD_Result on_request(void *userdata, struct MHD_Connection *connect
                 *upload_size = 0;
                 return MHD_YES;
         }
-        registry_answer_init(&a);
-        r = handle(userdata, &(Context) { connection, q }, &a);
-        if (r == -EINPROGRESS)
+        if (!q->is_later && !begin(userdata, q))
                 return MHD_YES;
-        if (r < 0)
-                return MHD_NO; /* out of memory: the connection closes */
-        return send_answer(connection, &a);
+        return finish(userdata, q);
 }
 
 static void on_completed(void *userdata, struct MHD_Connection *connection, void **state,
@@ -353,7 +474,8 @@ static int listen_unix(const char *path) {
         return TAKE_FD(fd);
 }
 
-int hub_registry_new(Hub *hub, HubLink *link, const char *path, HubRegistry **ret) {
+int hub_registry_new(Hub *hub, HubLink *link, HubTroubles *troubles, const char *path,
+                     HubRegistry **ret) {
         _cleanup_close_ int fd = -EBADF;
         HubRegistry *r;
         sigset_t all, old;
@@ -364,8 +486,10 @@ int hub_registry_new(Hub *hub, HubLink *link, const char *path, HubRegistry **re
         r = calloc(1, sizeof(*r));
         if (!r)
                 return -ENOMEM;
-        r->hub = hub;
-        r->link = link;
+        *r = (HubRegistry){ .hub = hub,
+                            .link = link,
+                            .troubles = troubles,
+                            .lock = PTHREAD_MUTEX_INITIALIZER };
 
         /* Signals belong to the broker's thread. */
         (void) sigfillset(&all);
@@ -391,7 +515,9 @@ int hub_registry_new(Hub *hub, HubLink *link, const char *path, HubRegistry **re
 HubRegistry *hub_registry_free(HubRegistry *r) {
         if (!r)
                 return NULL;
+        hub_registry_run_timers(r, USEC_INFINITY); /* none may be suspended */
         MHD_stop_daemon(r->daemon);
+        (void) pthread_mutex_destroy(&r->lock); /* nobody is left who could hold it */
         free(r);
         return NULL;
 }

@@ -15,11 +15,19 @@
 typedef enum HubReportKind {
         HUB_REPORT_SETTLED, /* number: a sequence number; value: HubC2dEnd */
         HUB_REPORT_REPEAT,  /* number: likewise: deliver it once more */
-        HUB_REPORT_CALL,    /* number: chosen by the front; text: parameters of SendMessage */
-        HUB_REPORT_ANSWER, /* to a call, by the plugin; value: 0 or -errno; text: see hub-c2d-call.h
+        HUB_REPORT_CALL,    /* number: chosen by the front; value: HubCall; text: its parameters */
+        HUB_REPORT_ANSWER, /* to a call, by the plugin; value: 0 or -errno; text: what is said at HubCall
                             */
         _HUB_REPORT_KIND_MAX,
 } HubReportKind;
+
+typedef enum HubCall {
+        HUB_CALL_SEND_MESSAGE, /* hub-c2d-call.h */
+        HUB_CALL_SET_TROUBLE,  /* this and what follows: hub-troubles.h */
+        HUB_CALL_END_TROUBLES,
+        HUB_CALL_LIST_TROUBLES,
+        _HUB_CALL_MAX,
+} HubCall;
 
 typedef struct HubReport {
         uint32_t kind;

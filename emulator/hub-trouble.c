@@ -27,6 +27,9 @@ static const char *const kind_names[_TROUBLE_KIND_MAX] = {
         [TROUBLE_C2D_DUPLICATE] = "c2d-duplicate",
         [TROUBLE_C2D_REJECT] = "c2d-reject",
         [TROUBLE_C2D_EXCEED] = "c2d-exceed",
+        [TROUBLE_HTTPS_ANSWER] = "https-answer",
+        [TROUBLE_HTTPS_DELAY] = "https-delay",
+        [TROUBLE_HTTPS_CUT] = "https-cut",
 };
 
 static const char *const certificate_names[_TROUBLE_CERTIFICATE_MAX] = {
@@ -35,6 +38,13 @@ static const char *const certificate_names[_TROUBLE_CERTIFICATE_MAX] = {
         [TROUBLE_CERTIFICATE_NOT_YET_VALID] = "not-yet-valid",
         [TROUBLE_CERTIFICATE_UNKNOWN_ISSUER] = "unknown-issuer",
         [TROUBLE_CERTIFICATE_WRONG_NAME] = "wrong-name",
+};
+
+static const char *const calls_names[_TROUBLE_CALLS_MAX] = {
+        [TROUBLE_CALLS_ALL] = "all",
+        [TROUBLE_CALLS_BULK] = "bulk",
+        [TROUBLE_CALLS_QUERY] = "query",
+        [TROUBLE_CALLS_SINGLE] = "single",
 };
 
 static const char *name_of(const char *const *names, int n, int value) {
@@ -62,6 +72,18 @@ const char *trouble_certificate_to_string(TroubleCertificate c) {
 
 TroubleCertificate trouble_certificate_from_string(const char *s) {
         return value_of(certificate_names, _TROUBLE_CERTIFICATE_MAX, s);
+}
+
+const char *trouble_calls_to_string(TroubleCalls c) {
+        return name_of(calls_names, _TROUBLE_CALLS_MAX, c);
+}
+
+TroubleCalls trouble_calls_from_string(const char *s) {
+        return value_of(calls_names, _TROUBLE_CALLS_MAX, s);
+}
+
+bool trouble_kind_is_of_hub(TroubleKind k) {
+        return k == TROUBLE_HTTPS_ANSWER || k == TROUBLE_HTTPS_DELAY || k == TROUBLE_HTTPS_CUT;
 }
 
 void trouble_done(Trouble *t) {
@@ -92,12 +114,22 @@ static const char *bad_field(const Trouble *t) {
         case TROUBLE_C2D_DUPLICATE:
         case TROUBLE_C2D_REJECT:
         case TROUBLE_C2D_EXCEED:
+        case TROUBLE_HTTPS_CUT:
                 return t->count < 1 || t->count > TROUBLE_COUNT_MAX ? "count" : NULL;
         case TROUBLE_THROTTLE:
                 return t->interval_usec < 1 || t->interval_usec > USEC_PER_DAY ? "intervalUSec" :
                        t->connect_usec > USEC_PER_DAY ? "connectIntervalUSec" :
                        t->burst > TROUBLE_COUNT_MAX   ? "burst" :
                                                         NULL;
+        case TROUBLE_HTTPS_ANSWER:
+                return t->code < TROUBLE_HUB_CODE_MIN || t->code > TROUBLE_HUB_CODE_MAX ? "code" :
+                       t->retry_after_sec > TROUBLE_RETRY_AFTER_SEC_MAX ? "retryAfterSec" :
+                       t->count > TROUBLE_COUNT_MAX                     ? "count" :
+                                                                          NULL;
+        case TROUBLE_HTTPS_DELAY:
+                if (t->count > TROUBLE_COUNT_MAX)
+                        return "count";
+                __attribute__((fallthrough));
         case TROUBLE_PUBACK_DELAY: return t->delay_usec < 1 ? "delayUSec" : NULL;
         case TROUBLE_MARKED:
                 return !t->mark || !*t->mark || strlen(t->mark) > TEXT_FINDER_MAX ? "mark" : NULL;
@@ -148,7 +180,7 @@ int troubles_set(Troubles *t, const Trouble *trouble, const char **reterr_field)
         for (size_t i = 0; i < t->n; i++) {
                 TroubleEntry *e = t->entries + i;
 
-                if (e->trouble.kind != trouble->kind ||
+                if (e->trouble.kind != trouble->kind || e->trouble.calls != trouble->calls ||
                     !same_device(e->trouble.device, trouble->device))
                         continue;
                 entry_done(e);
@@ -336,6 +368,59 @@ TroubleC2d troubles_on_c2d(Troubles *t, const char *client_id, bool repeated) {
                 return table[i].what;
         }
         return TROUBLE_C2D_COMPLETED;
+}
+
+/* The one that names more of a request counts. */
+static TroubleEntry *find_for_request(const Troubles *t, TroubleKind kind, const char *device,
+                                      TroubleCalls calls) {
+        TroubleEntry *found = NULL;
+        unsigned found_rank = 0;
+
+        for (size_t i = 0; i < t->n; i++) {
+                TroubleEntry *e = t->entries + i;
+                const Trouble *x = &e->trouble;
+                unsigned rank = 1 + (x->device ? 2 : 0) + (x->calls != TROUBLE_CALLS_ALL ? 1 : 0);
+
+                if (x->kind != kind || rank <= found_rank ||
+                    (x->calls != TROUBLE_CALLS_ALL && x->calls != calls) ||
+                    (x->device && !(device && trouble_names_client(x->device, device))))
+                        continue;
+                found = e;
+                found_rank = rank;
+        }
+        return found;
+}
+
+static void use_up_if_counted(Troubles *t, TroubleEntry *e) {
+        if (e->trouble.count > 0)
+                use_up(t, e);
+}
+
+void troubles_on_request(Troubles *t, const char *device, TroubleCalls calls, TroubleRequest *ret) {
+        TroubleRequest q = { 0 };
+        TroubleEntry *e;
+
+        assert(calls != TROUBLE_CALLS_ALL);
+
+        e = find_for_request(t, TROUBLE_HTTPS_ANSWER, device, calls);
+        if (e) {
+                q.code = e->trouble.code;
+                q.retry_after_sec = e->trouble.retry_after_sec;
+                q.done = e->trouble.done;
+                use_up_if_counted(t, e);
+        }
+        e = find_for_request(t, TROUBLE_HTTPS_DELAY, device, calls);
+        if (e) {
+                q.delay_usec = e->trouble.delay_usec;
+                use_up_if_counted(t, e);
+        }
+        /* What is refused is no answer to cut. */
+        e = q.code == 0 ? find_for_request(t, TROUBLE_HTTPS_CUT, device, calls) : NULL;
+        if (e) {
+                q.cut = true;
+                use_up(t, e);
+        }
+        *ret = q;
 }
 
 bool troubles_hold_pubacks(const Troubles *t, const char *client_id) {

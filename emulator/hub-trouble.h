@@ -14,6 +14,9 @@
 #define TROUBLE_COUNT_MAX 1000000000U
 #define TROUBLE_CODE_CUT 0 /* of a refusal: no CONNACK, only a cut */
 #define TROUBLE_CODE_MAX 5U
+#define TROUBLE_HUB_CODE_MIN 400000U /* of HTTPS_ANSWER */
+#define TROUBLE_HUB_CODE_MAX 599999U
+#define TROUBLE_RETRY_AFTER_SEC_MAX 86400U
 
 typedef enum TroubleKind {
         TROUBLE_QUOTA,        /* cuts at every PUBLISH */
@@ -30,6 +33,10 @@ typedef enum TroubleKind {
         TROUBLE_C2D_DUPLICATE, /* the message comes once more */
         TROUBLE_C2D_REJECT,    /* the message ends as one that was rejected */
         TROUBLE_C2D_EXCEED,    /* ... as one that was delivered too often */
+        /* Of the HTTPS door: */
+        TROUBLE_HTTPS_ANSWER, /* requests are answered with an error */
+        TROUBLE_HTTPS_DELAY,  /* answers leave late */
+        TROUBLE_HTTPS_CUT,    /* the next requests are carried out, and their answers end in the middle */
         _TROUBLE_KIND_MAX,
         _TROUBLE_KIND_INVALID = -EINVAL,
 } TroubleKind;
@@ -44,11 +51,26 @@ typedef enum TroubleCertificate {
         _TROUBLE_CERTIFICATE_INVALID = -EINVAL,
 } TroubleCertificate;
 
+/* Which requests. */
+typedef enum TroubleCalls {
+        TROUBLE_CALLS_ALL,
+        TROUBLE_CALLS_BULK,   /* of many identities */
+        TROUBLE_CALLS_QUERY,
+        TROUBLE_CALLS_SINGLE, /* all others */
+        _TROUBLE_CALLS_MAX,
+        _TROUBLE_CALLS_INVALID = -EINVAL,
+} TroubleCalls;
+
 /* NULL for a value that is none. */
 const char *trouble_kind_to_string(TroubleKind k);
 TroubleKind trouble_kind_from_string(const char *s);
 const char *trouble_certificate_to_string(TroubleCertificate c);
 TroubleCertificate trouble_certificate_from_string(const char *s);
+const char *trouble_calls_to_string(TroubleCalls c);
+TroubleCalls trouble_calls_from_string(const char *s);
+
+/* Of a door whose server is in the broker's process, not of the front's: hub-troubles.h. */
+bool trouble_kind_is_of_hub(TroubleKind k);
 
 /* One trouble. Fields that its kind does not name are 0 or NULL. */
 typedef struct Trouble {
@@ -56,14 +78,19 @@ typedef struct Trouble {
         char *device;         /* a client id ("ID" also means its modules); NULL: all. Not of a
                                * certificate, which comes before a device has a name */
         usec_t ends_usec;     /* USEC_INFINITY: stays until it is ended */
-        uint64_t count;       /* REFUSE, PUBACK_DROP, C2D_...: how many are left, 1 and more */
-        unsigned code;        /* REFUSE: CONNACK 1 to TROUBLE_CODE_MAX, or TROUBLE_CODE_CUT */
-        usec_t delay_usec;    /* PUBACK_DELAY: how late. THROTTLE: the longest wait */
+        uint64_t count;       /* REFUSE, PUBACK_DROP, C2D_..., HTTPS_CUT: how many are left, 1 and more;
+                               * HTTPS_ANSWER, HTTPS_DELAY: likewise, and 0 is without an end */
+        unsigned code;        /* REFUSE: CONNACK 1 to TROUBLE_CODE_MAX, or TROUBLE_CODE_CUT. HTTPS_ANSWER:
+                               * six digits, the first three the HTTP status */
+        usec_t delay_usec;    /* PUBACK_DELAY, HTTPS_DELAY: how late. THROTTLE: the longest wait */
         usec_t interval_usec; /* THROTTLE: between two messages, 1 and more */
         usec_t connect_usec;  /* THROTTLE: between two CONNECTs; 0: no limit */
         uint64_t burst;       /* THROTTLE: how many pass at once after a quiet time */
         char *mark;           /* MARKED: 1 to TEXT_FINDER_MAX bytes */
         TroubleCertificate certificate;
+        TroubleCalls calls;       /* HTTPS_... */
+        uint64_t retry_after_sec; /* HTTPS_ANSWER: the header; 0: none */
+        bool done;                /* HTTPS_ANSWER: the request is carried out all the same */
 } Trouble;
 
 void trouble_done(Trouble *t);
@@ -81,7 +108,7 @@ typedef struct Troubles {
 
 void troubles_done(Troubles *t);
 
-/* Adds, or replaces that of the same kind and device. t: copied. 0, -EINVAL (a field is out of its
+/* Adds, or replaces that of the same kind, device and calls. t: copied. 0, -EINVAL (a field is out of its
  * range; *reterr_field names it), -E2BIG (TROUBLES_MAX) or -ENOMEM. */
 int troubles_set(Troubles *t, const Trouble *trouble, const char **reterr_field);
 
@@ -110,6 +137,18 @@ TroubleVerdict troubles_on_publish(Troubles *t, const char *client_id, const cha
 TroubleVerdict troubles_on_subscribe(Troubles *t, const char *client_id, const char **ret_cause);
 TroubleVerdict troubles_on_puback(Troubles *t, const char *client_id, usec_t now_usec,
                                   usec_t *ret_due_usec, const char **ret_cause);
+
+/* What happens to a request of the HTTPS door. */
+typedef struct TroubleRequest {
+        unsigned code; /* 0: what it should be */
+        uint64_t retry_after_sec;
+        bool done;
+        usec_t delay_usec;
+        bool cut;
+} TroubleRequest;
+
+/* device: a client id that the request names, or NULL. calls: not ALL. */
+void troubles_on_request(Troubles *t, const char *device, TroubleCalls calls, TroubleRequest *ret);
 
 /* What comes of a PUBACK to a message of the device's queue. */
 typedef enum TroubleC2d {

@@ -17,8 +17,14 @@ int trouble_to_json(const Trouble *t, usec_t now_usec, struct json_object **ret)
             add_number(o, "endsInUSec", t->ends_usec != USEC_INFINITY,
                        usec_sub(t->ends_usec, now_usec)) < 0 ||
             add_number(o, "count", t->count > 0, t->count) < 0 ||
-            add_number(o, "code", t->kind == TROUBLE_REFUSE, t->code) < 0 ||
-            add_number(o, "delayUSec", throttles || t->kind == TROUBLE_PUBACK_DELAY,
+            add_number(o, "code", t->kind == TROUBLE_REFUSE || t->kind == TROUBLE_HTTPS_ANSWER,
+                       t->code) < 0 ||
+            add_number(o, "retryAfterSec", t->retry_after_sec > 0, t->retry_after_sec) < 0 ||
+            (t->done && json_add_bool(o, "done", true) < 0) ||
+            (t->calls != TROUBLE_CALLS_ALL &&
+             json_add_string(o, "calls", trouble_calls_to_string(t->calls)) < 0) ||
+            add_number(o, "delayUSec",
+                       throttles || t->kind == TROUBLE_PUBACK_DELAY || t->kind == TROUBLE_HTTPS_DELAY,
                        t->delay_usec) < 0 ||
             add_number(o, "intervalUSec", throttles, t->interval_usec) < 0 ||
             add_number(o, "connectIntervalUSec", throttles && t->connect_usec > 0,
@@ -73,6 +79,7 @@ static int take_numbers(struct json_object *o, usec_t now_usec, Trouble *t,
                 { "intervalUSec", &t->interval_usec },
                 { "connectIntervalUSec", &t->connect_usec },
                 { "burst", &t->burst },
+                { "retryAfterSec", &t->retry_after_sec },
         };
 
         for (size_t i = 0; i < ELEMENTSOF(numbers); i++) {
@@ -89,7 +96,7 @@ static int take_numbers(struct json_object *o, usec_t now_usec, Trouble *t,
 int trouble_from_json(struct json_object *o, usec_t now_usec, Trouble *ret,
                       const char **reterr_field) {
         _cleanup_(trouble_done) Trouble t = { 0 };
-        _cleanup_free_ char *kind = NULL, *certificate = NULL;
+        _cleanup_free_ char *kind = NULL, *certificate = NULL, *calls = NULL;
         int r;
 
         r = take_text(o, "kind", &kind, reterr_field);
@@ -99,6 +106,12 @@ int trouble_from_json(struct json_object *o, usec_t now_usec, Trouble *ret,
                 r = take_text(o, "mark", &t.mark, reterr_field);
         if (r >= 0)
                 r = take_text(o, "certificate", &certificate, reterr_field);
+        if (r >= 0)
+                r = take_text(o, "calls", &calls, reterr_field);
+        if (r >= 0 && json_get_bool(o, "done", &t.done) < 0) {
+                *reterr_field = "done";
+                r = -EINVAL;
+        }
         if (r >= 0)
                 r = take_numbers(o, now_usec, &t, reterr_field);
         if (r < 0)
@@ -120,7 +133,72 @@ int trouble_from_json(struct json_object *o, usec_t now_usec, Trouble *ret,
                         return -EINVAL;
                 }
         }
+        if (calls) {
+                t.calls = trouble_calls_from_string(calls);
+                if (t.calls < 0 || !trouble_kind_is_of_hub(t.kind)) {
+                        *reterr_field = "calls";
+                        return -EINVAL;
+                }
+        }
         *ret = t;
         t = (Trouble){ 0 };
+        return 0;
+}
+
+int troubles_append_json(const Troubles *t, usec_t now_usec, struct json_object *list) {
+        for (size_t i = 0; i < t->n; i++) {
+                struct json_object *o;
+
+                if (trouble_to_json(troubles_get(t, i), now_usec, &o) < 0)
+                        return -ENOMEM;
+                if (json_object_array_add(list, o) < 0) {
+                        json_object_put(o);
+                        return -ENOMEM;
+                }
+        }
+        return 0;
+}
+
+/* Bit k for kind k. */
+static int get_kinds(struct json_object *parameters, unsigned *ret) {
+        struct json_object *list;
+        unsigned kinds = 0;
+        int r;
+
+        r = json_get_array(parameters, "kinds", &list);
+        if (r <= 0) {
+                *ret = UINT_MAX;
+                return r;
+        }
+        for (size_t i = 0; i < json_object_array_length(list); i++) {
+                const char *name = json_object_get_string(json_object_array_get_idx(list, i));
+                TroubleKind kind = name ? trouble_kind_from_string(name) : _TROUBLE_KIND_INVALID;
+
+                if (kind < 0)
+                        return -EINVAL;
+                kinds |= 1U << kind;
+        }
+        *ret = kinds;
+        return 0;
+}
+
+int troubles_end_from_json(Troubles *t, struct json_object *parameters, size_t *ret_n,
+                           const char **reterr_field) {
+        const char *device = NULL;
+        unsigned kinds;
+        size_t n = 0, size;
+        int r;
+
+        *reterr_field = "kinds";
+        if (get_kinds(parameters, &kinds) < 0)
+                return -EINVAL;
+        *reterr_field = "device";
+        r = json_get_string(parameters, "device", &device, &size);
+        if (r < 0 || (r > 0 && (strlen(device) != size || hub_client_id_check(device) < 0)))
+                return -EINVAL;
+        for (TroubleKind k = 0; k < _TROUBLE_KIND_MAX; k++)
+                if (kinds & 1U << k)
+                        n += troubles_end(t, k, device);
+        *ret_n = n;
         return 0;
 }

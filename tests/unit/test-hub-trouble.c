@@ -237,6 +237,48 @@ TEST(a_text_is_found_whatever_the_pieces) {
                 }
 }
 
+TEST(a_request_meets_the_trouble_that_names_most_of_it) {
+        _cleanup_(troubles_done) Troubles t = { 0 };
+        TroubleRequest q;
+
+        set(&t, (Trouble){ .kind = TROUBLE_HTTPS_ANSWER, .code = 503001 });
+        set(&t, (Trouble){ .kind = TROUBLE_HTTPS_ANSWER, .code = 429001, .calls = TROUBLE_CALLS_QUERY,
+                           .retry_after_sec = 3, .count = 1 });
+        set(&t, (Trouble){ .kind = TROUBLE_HTTPS_ANSWER, .code = 401003, .device = (char *) "d1" });
+        set(&t, (Trouble){ .kind = TROUBLE_HTTPS_CUT, .count = 1 });
+        ck_assert_int_eq(t.n, 4);
+
+        troubles_on_request(&t, NULL, TROUBLE_CALLS_QUERY, &q);
+        ck_assert(q.code == 429001 && q.retry_after_sec == 3 && !q.cut);
+        troubles_on_request(&t, NULL, TROUBLE_CALLS_QUERY, &q); /* the one of a count is used up */
+        ck_assert(q.code == 503001 && q.retry_after_sec == 0);
+        troubles_on_request(&t, "d1/m1", TROUBLE_CALLS_SINGLE, &q);
+        ck_assert_int_eq(q.code, 401003);
+        ck_assert_int_eq(troubles_end(&t, TROUBLE_HTTPS_ANSWER, NULL), 2);
+        troubles_on_request(&t, "d1", TROUBLE_CALLS_SINGLE, &q);
+        ck_assert(q.code == 0 && q.cut);
+        troubles_on_request(&t, "d1", TROUBLE_CALLS_SINGLE, &q);
+        ck_assert(!q.cut && t.n == 0);
+}
+
+TEST(trouble_of_requests_has_limits) {
+        static const Trouble bad[] = {
+                { .kind = TROUBLE_HTTPS_ANSWER, .code = 399999 },
+                { .kind = TROUBLE_HTTPS_ANSWER, .code = 600000 },
+                { .kind = TROUBLE_HTTPS_ANSWER, .code = 429001,
+                  .retry_after_sec = TROUBLE_RETRY_AFTER_SEC_MAX + 1 },
+                { .kind = TROUBLE_HTTPS_DELAY },
+                { .kind = TROUBLE_HTTPS_CUT },
+        };
+        Troubles t = { 0 };
+        const char *field;
+
+        for (size_t i = 0; i < ELEMENTSOF(bad); i++)
+                assert_error(troubles_set(&t, bad + i, &field), -EINVAL);
+        for (int c = 0; c < _TROUBLE_CALLS_MAX; c++)
+                ck_assert_int_eq(trouble_calls_from_string(trouble_calls_to_string(c)), c);
+}
+
 TEST(a_text_has_a_length) {
         uint8_t text[TEXT_FINDER_MAX + 1] = { 0 };
         TextFinder f;

@@ -48,20 +48,24 @@ int buffer_append_string(Buffer *b, const char *s) {
 }
 
 int buffer_appendf(Buffer *b, const char *format, ...) {
+        size_t room = b->allocated - b->size;
         va_list ap;
         int n, r;
 
+        /* Most of the time it fits, and is formatted once. */
         va_start(ap, format);
-        n = vsnprintf(NULL, 0, format, ap);
+        n = vsnprintf(room > 0 ? (char *) b->data + b->size : NULL, room, format, ap);
         va_end(ap);
         if (n < 0)
                 return -ENOMEM;
-        r = buffer_reserve(b, (size_t) n + 1);
-        if (r < 0)
-                return r;
-        va_start(ap, format);
-        n = vsnprintf((char *) b->data + b->size, (size_t) n + 1, format, ap);
-        va_end(ap);
+        if ((size_t) n >= room) {
+                r = buffer_reserve(b, (size_t) n + 1);
+                if (r < 0)
+                        return r;
+                va_start(ap, format);
+                n = vsnprintf((char *) b->data + b->size, (size_t) n + 1, format, ap);
+                va_end(ap);
+        }
         b->size += (size_t) n; /* the NUL lies behind the content */
         return 0;
 }

@@ -4,6 +4,11 @@
 
 #include "lib/utf8.h"
 
+/* Bytes that may not stand for themselves: quote, backslash, control characters, and what begins U+0080 to
+ * U+009F. */
+static const bool is_special[256] = { [0 ... 0x1f] = true, ['"'] = true, ['\\'] = true, [0x7f] = true,
+                                      [0xc2] = true };
+
 int json_text_append_string(Buffer *out, const char *s, size_t n) {
         size_t from = 0;
         int r;
@@ -12,7 +17,7 @@ int json_text_append_string(Buffer *out, const char *s, size_t n) {
         for (size_t i = 0; i < n && r >= 0; i++) {
                 unsigned char c = (unsigned char) s[i];
 
-                if (c >= 0x20 && c != '"' && c != '\\' && c != 0x7f && c != 0xc2)
+                if (!is_special[c])
                         continue;
                 if (c == 0xc2 && (i + 1 >= n || (unsigned char) s[i + 1] >= 0xa0))
                         continue;
@@ -20,7 +25,7 @@ int json_text_append_string(Buffer *out, const char *s, size_t n) {
                 if (c == 0xc2) /* U+0080 to U+009F, whose number is its second byte */
                         c = (unsigned char) s[++i];
                 if (r >= 0)
-                        r = c == '"' || c == '\\' ? buffer_appendf(out, "\\%c", c) :
+                        r = c == '"' || c == '\\' ? buffer_append(out, (char[]) { '\\', (char) c }, 2) :
                                                     buffer_appendf(out, "\\u%04x", c);
                 from = i + 1;
         }

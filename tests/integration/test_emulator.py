@@ -390,6 +390,7 @@ def a_self_signed_certificate_opens_only_its_own_device(folder):
                 assert m.connect(device) == 0
                 m.publish(f"devices/{device}/messages/events/", b"hello")
                 assert m.receive() == (0x40, b"\0\1")
+            assert events(hub)[-1]["authMethod"] == {"scope": "device", "type": "x509"}
             with Mqtt(hub, pairs[1]) as m:
                 assert m.connect(device) == 5
             with Mqtt(hub) as m:
@@ -702,7 +703,8 @@ def a_module_signs_in_with_its_own_key(folder):
         topic = "devices/d1/modules/m1/messages/events/"
         signed = token("localhost/devices/d1/modules/m1", key)
         assert publish(hub, "d1", signed, topic=topic, client_id="d1/m1") == 0
-        assert events(hub)[-1]["moduleId"] == "m1"
+        event = events(hub)[-1]
+        assert event["moduleId"] == "m1" and event["authMethod"] == {"scope": "module", "type": "sas"}, event
         for wrong in (token("localhost/devices/d1", device_key), token("localhost/devices/d1/modules/m2", key)):
             assert publish(hub, "d1", wrong, topic=topic, client_id="d1/m1") == 5
         assert publish(hub, "d1", token("localhost/devices/d1/modules/m2", key), client_id="d1/m2") == 5

@@ -409,6 +409,26 @@ static int verb_send(Parser *p) {
         return r;
 }
 
+static int verb_ca(Parser *p) {
+        bool add = streq(p->argument, "add"), remove = streq(p->argument, "remove");
+
+        if (!add && !remove && !streq(p->argument, "list"))
+                return bad(p, "\"%s\" is none of add, remove, list", p->argument);
+        if ((add || remove) != (p->second != NULL))
+                return bad(p, add    ? "add needs the FILE of a certificate" :
+                              remove ? "remove needs the THUMBPRINT that list shows" :
+                                       "list takes nothing");
+        p->request->method = add    ? INTERFACE "AddAuthority" :
+                             remove ? INTERFACE "RemoveAuthority" :
+                                      INTERFACE "ListAuthorities";
+        p->request->json = p->values[OPTION_JSON];
+        if (add) {
+                p->request->file = p->second;
+                p->request->file_field = "certificate";
+        }
+        return remove ? json_add_string(p->o, "thumbprint", p->second) : 0;
+}
+
 static int verb_cut_on_marked(Parser *p) {
         int r;
 
@@ -494,7 +514,7 @@ static int verb_wait(Parser *p) {
 static const struct {
         const char *name;
         const char *argument; /* NULL: none; "[...]": may be absent */
-        const char *second;   /* NULL: none */
+        const char *second;   /* likewise */
         unsigned options;     /* beside --state and --help */
         int (*parse)(Parser *p);
 } verbs[] = {
@@ -518,6 +538,7 @@ static const struct {
         { "send", "DEVICE", "BODY",
           BIT(OPTION_MESSAGE_ID) | BIT(OPTION_ACK) | BIT(OPTION_TTL) | BIT(OPTION_PROPERTY),
           verb_send },
+        { "ca", "add|remove|list", "[FILE|THUMBPRINT]", BIT(OPTION_JSON), verb_ca },
         { "cut", "[all|DEVICE]", NULL, BIT(OPTION_RESET), verb_cut },
         { "cut-on-marked", "TEXT|off", NULL, DEVICE_AND_TIME, verb_cut_on_marked },
         { "silent", "on|off", NULL, DEVICE_AND_TIME, verb_silent },
@@ -567,7 +588,10 @@ const char *ctl_help(void) {
                "                            [--total N] [--device ID] [--timeout TIME]\n"
                "  send DEVICE BODY          a message to a device, as a service sends it: [--ack none|\n"
                "                            positive|negative|full] [--message-id ID] [--ttl TIME]\n"
-               "                            [--property NAME=VALUE]..\n\n"
+               "                            [--property NAME=VALUE]..\n"
+               "  ca add FILE               a certificate authority of devices: certificates that it has\n"
+               "                            signed are good for devices of type certificateAuthority\n"
+               "  ca remove THUMBPRINT, ca list [--json]\n\n"
                "  --device ID               for that device only\n"
                "  --for TIME                ends by itself after TIME\n";
 }
@@ -638,7 +662,7 @@ static int take_arguments(Parser *p, const char *form, const char *second, int n
                 return bad(p, "unexpected argument \"%s\"", arguments[most]);
         if (n == 0 && form && *form != '[')
                 return bad(p, "%s is needed", form);
-        if (n == 1 && second)
+        if (n == 1 && second && *second != '[')
                 return bad(p, "%s is needed", second);
         p->argument = n > 0 ? arguments[0] : NULL;
         p->second = n > 1 ? arguments[1] : NULL;

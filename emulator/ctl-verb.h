@@ -12,6 +12,8 @@ typedef struct CtlRequest {
         const char *verb;   /* static; NULL: --help was given */
         const char *method; /* static, full name */
         struct json_object *parameters;
+        const char *file; /* borrowed; NULL: none: its text goes into the parameter file_field (static) */
+        const char *file_field;
         bool json;
         usec_t timeout_usec; /* USEC_INFINITY: none */
 } CtlRequest;

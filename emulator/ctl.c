@@ -11,10 +11,12 @@
 #include "emulator/state-folder.h"
 #include "lib/fd-util.h"
 #include "lib/hub-code.h"
+#include "lib/utf8.h"
 #include "lib/varlink-wire.h"
 
 #define READ_BYTES 4096U
 #define POLL_MSEC_MAX 3600000U
+#define FILE_BYTES_MAX (64U * 1024U)
 
 static int say(int code, const char *format, ...) _printf_(2, 3);
 static int say(int code, const char *format, ...) {
@@ -178,9 +180,29 @@ static int print_status(const CtlRequest *request, struct json_object *status) {
         return EX_OK;
 }
 
+static int print_authorities(const CtlRequest *request, struct json_object *answer) {
+        struct json_object *list;
+
+        if (json_get_array(answer, "authorities", &list) <= 0)
+                return EX_OK; /* of add and remove */
+        for (size_t i = 0; i < json_object_array_length(list); i++) {
+                struct json_object *o = json_object_array_get_idx(list, i);
+
+                if (request->json)
+                        puts(json_object_to_json_string_ext(
+                                        o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+                else
+                        printf("%s  until %s  %s\n", text_of(o, "thumbprint"), text_of(o, "notAfter"),
+                               text_of(o, "subject"));
+        }
+        return EX_OK;
+}
+
 static int print_answer(const CtlRequest *request, struct json_object *answer) {
         if (streq(request->verb, "status"))
                 return print_status(request, answer);
+        if (streq(request->verb, "ca"))
+                return print_authorities(request, answer);
         if (streq(request->verb, "send"))
                 printf("%" PRIu64 "\n", number_of(answer, "sequence"));
         else if (streq(request->verb, "wait"))
@@ -206,8 +228,31 @@ static int tell_error(const CtlRequest *request, const char *error, struct json_
         if (streq(error, "io.iothubd.emulator.MessageRefused"))
                 return say(EXIT_FAILURE, "%s: %s: %s", request->verb,
                            text_of(request->parameters, "device"), text_of(answer, "reason"));
+        if (streq(error, "io.iothubd.emulator.AuthorityRefused"))
+                return say(EXIT_FAILURE, "%s: %s%s%s", request->verb, strempty(request->file),
+                           request->file ? ": " : "", text_of(answer, "reason"));
         return say(EX_PROTOCOL, "%s: the emulator answers %s %s", request->verb, error,
                    text_of(answer, "reason"));
+}
+
+/* Before the working directory changes. 0 or an exit code. */
+static int add_file(const CtlRequest *request) {
+        _cleanup_free_ char *text = NULL;
+        size_t n;
+        int r;
+
+        if (!request->file)
+                return 0;
+        r = read_file(request->file, FILE_BYTES_MAX, &text, &n);
+        if (r < 0)
+                return say(EX_NOINPUT, "%s: cannot read %s: %s", request->verb, request->file,
+                           strerror(-r));
+        if (!utf8_is_valid(text, n) || memchr(text, '\0', n))
+                return say(EX_DATAERR, "%s: %s is no text; a certificate in PEM is needed",
+                           request->verb, request->file);
+        return json_add_string(request->parameters, request->file_field, text) < 0 ?
+                               say(EX_OSERR, "out of memory") :
+                               0;
 }
 
 static int run(const CtlRequest *request) {
@@ -216,6 +261,9 @@ static int run(const CtlRequest *request) {
         struct json_object *answer = none;
         int r;
 
+        r = add_file(request);
+        if (r != 0)
+                return r;
         r = connect_emulator(request->state, &fd);
         if (r != 0)
                 return r;

@@ -3,6 +3,8 @@
 #include <assert.h>
 #include <strings.h>
 
+#include <openssl/x509_vfy.h>
+
 #include "lib/property-bag.h"
 #include "lib/sas-token.h"
 #include "lib/string-util.h"
@@ -229,10 +231,35 @@ static int check_certificate(const HubDevice *d, const HubCredentials *c,
         }
         for (size_t i = 0; i < ELEMENTSOF(known); i++)
                 if (known[i] &&
-                    (strcasecmp(known[i], c->sha1) == 0 || strcasecmp(known[i], c->sha256) == 0))
-                        return 0;
+                    (strcasecmp(known[i], c->sha1) == 0 || strcasecmp(known[i], c->sha256) == 0)) {
+                        *reterr_reason = X509_verify_cert_error_string(c->dates);
+                        return c->dates == X509_V_OK ? 0 : -EACCES;
+                }
         *reterr_reason = "the certificate's thumbprint is not the device's";
         return -EACCES;
+}
+
+/* The subject's common name is the device's id, or DEVICE/MODULE. */
+static int check_signed_certificate(const HubCredentials *c, const char **reterr_reason) {
+        if (!c->sha256) {
+                *reterr_reason = "the device signs in with a certificate, and none was shown";
+                return -EACCES;
+        }
+        if (c->chain != X509_V_OK) {
+                /* The common case in words of its own; ctl ca adds the authority. */
+                *reterr_reason = c->chain == X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY ||
+                                                 c->chain == X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN ||
+                                                 c->chain == X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT ?
+                                         "no authority that the hub knows (ctl ca) has signed the "
+                                         "certificate, or what lies between them was not sent" :
+                                         X509_verify_cert_error_string(c->chain);
+                return -EACCES;
+        }
+        if (!streq(c->common_name, c->client_id)) {
+                *reterr_reason = "the certificate's common name is not the device's id";
+                return -EACCES;
+        }
+        return 0;
 }
 
 /* A device's key speaks for the device alone, so the resource must name it; the bare hub needs a
@@ -346,10 +373,7 @@ int hub_access_device(Hub *h, const HubCredentials *c, usec_t now_usec, HubAdmis
                 *reterr_reason = "a system module of an edge device has no key to sign in with";
                 r = -EACCES;
                 break;
-        default:
-                *reterr_reason = "devices with certificates of a registered CA are not supported "
-                                 "here";
-                r = -EACCES;
+        default: r = check_signed_certificate(c, reterr_reason);
         }
         if (r < 0)
                 return r;

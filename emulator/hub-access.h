@@ -13,6 +13,8 @@ typedef struct HubCredentials {
         const char *user_name;     /* "HOST/CLIENTID/?api-version=..." */
         const char *password;      /* SAS token; NULL or "": none */
         const char *sha1, *sha256; /* lower-case hex of the client certificate, NULL: none */
+        int dates, chain;          /* of it, as in authorities.h */
+        const char *common_name;   /* likewise */
 } HubCredentials;
 
 typedef struct HubAdmission {

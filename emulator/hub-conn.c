@@ -9,13 +9,14 @@
 #include <sys/un.h>
 
 #include <openssl/err.h>
-#include <openssl/x509.h>
 
+#include "emulator/authorities.h"
 #include "emulator/hub-c2d.h"
 #include "emulator/hub-report.h"
 #include "emulator/mqtt-connect.h"
 #include "lib/fd-util.h"
 #include "lib/hub-topic.h"
+#include "lib/string-util.h"
 
 /* One connection has two descriptors, both watched edge-triggered for reading and writing from the
  * start, so no epoll_ctl() is needed later. An event only says that a direction may move again;
@@ -141,31 +142,18 @@ static int connect_backend(Conn *c) {
                                   EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, &c->backend_watch);
 }
 
-static void format_hex(const uint8_t *bytes, size_t n, char *out) {
-        for (size_t i = 0; i < n; i++)
-                (void) sprintf(out + 2 * i, "%02x", bytes[i]);
-}
-
-/* "SECRET SHA1 SHA256 " */
+/* As at FRONT_DOOR_MQTT. */
 static int format_prefix(Conn *c, char **ret) {
-        X509 *certificate = SSL_get0_peer_certificate(c->ssl);
-        char sha1[41] = "-", sha256[65] = "-";
-        uint8_t digest[EVP_MAX_MD_SIZE];
-        unsigned n;
+        CertificateProof p;
+        int r;
 
-        if (certificate) {
-                if (X509_digest(certificate, EVP_sha1(), digest, &n) != 1)
-                        return -ENOMEM;
-                format_hex(digest, n, sha1);
-                if (X509_digest(certificate, EVP_sha256(), digest, &n) != 1)
-                        return -ENOMEM;
-                format_hex(digest, n, sha256);
-        }
-        if (asprintf(ret, "%s %s %s ", c->front->secret, sha1, sha256) < 0) {
-                *ret = NULL;
-                return -ENOMEM;
-        }
-        return 0;
+        r = authorities_judge(c->front->authorities, c->ssl, &p);
+        if (r < 0)
+                return r;
+        if (!*p.sha1)
+                return format_string(ret, "%s - - - - - ", c->front->secret);
+        return format_string(ret, "%s %s %s %d %d =%s ", c->front->secret, p.sha1, p.sha256, p.dates,
+                             p.chain, p.common_name);
 }
 
 /* The broker's plugin, which never waits for us, takes them at its next turn. */

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
+#include "emulator/authorities.h"
 #include "emulator/hub-report.h"
 #include "emulator/trouble-json.h"
 #include "lib/fd-util.h"
@@ -335,6 +336,55 @@ static void on_send_message(Client *c, const VarlinkCall *call) {
         call_hub(c, call, HUB_CALL_SEND_MESSAGE, call->parameters, on_message_sent);
 }
 
+static void on_add_authority(Client *c, const VarlinkCall *call) {
+        const char *pem, *reason;
+        size_t n;
+        int r;
+
+        if (json_get_string(call->parameters, "certificate", &pem, &n) <= 0) {
+                invalid_parameter(c, call, "certificate");
+                return;
+        }
+        r = authorities_add(front_authorities(c->ctl->front), pem, n, &reason);
+        if (r == -EINVAL)
+                fail_text(c, call, INTERFACE ".AuthorityRefused", "reason", reason);
+        else if (r == -E2BIG)
+                fail_text(c, call, INTERFACE ".AuthorityRefused", "reason",
+                          "the hub has 25 authorities, which is the most");
+        else if (r < 0)
+                fail_text(c, call, INTERFACE ".Failed", "reason", strerror(-r));
+        else
+                reply(c, call, NULL, 0);
+}
+
+static void on_remove_authority(Client *c, const VarlinkCall *call) {
+        const char *thumbprint;
+        size_t n;
+        int r;
+
+        if (json_get_string(call->parameters, "thumbprint", &thumbprint, &n) <= 0) {
+                invalid_parameter(c, call, "thumbprint");
+                return;
+        }
+        r = authorities_remove(front_authorities(c->ctl->front), thumbprint);
+        if (r == -ENOENT)
+                fail_text(c, call, INTERFACE ".AuthorityRefused", "reason",
+                          "no authority has that thumbprint");
+        else if (r < 0)
+                fail_text(c, call, INTERFACE ".Failed", "reason", strerror(-r));
+        else
+                reply(c, call, NULL, 0);
+}
+
+static void on_list_authorities(Client *c, const VarlinkCall *call) {
+        _cleanup_json_ struct json_object *o = json_object_new_object();
+        struct json_object *list = NULL;
+        int r;
+
+        r = authorities_to_json(front_authorities(c->ctl->front), &list);
+        reply(c, call, o, r < 0 ? r : json_add(o, "authorities", list));
+}
+
 static void on_get_info(Client *c, const VarlinkCall *call) {
         _cleanup_json_ struct json_object *o = json_object_new_object();
         struct json_object *interfaces = json_object_new_array();
@@ -382,6 +432,9 @@ static void handle_call(Client *c, const VarlinkCall *call) {
                 { INTERFACE ".GetStatus", on_get_status },
                 { INTERFACE ".Wait", on_wait },
                 { INTERFACE ".SendMessage", on_send_message },
+                { INTERFACE ".AddAuthority", on_add_authority },
+                { INTERFACE ".RemoveAuthority", on_remove_authority },
+                { INTERFACE ".ListAuthorities", on_list_authorities },
                 { SERVICE ".GetInfo", on_get_info },
                 { SERVICE ".GetInterfaceDescription", on_get_description },
         };

@@ -68,6 +68,7 @@ typedef struct Conn {
 struct Front {
         int epoll_fd;
         char *secret;
+        Authorities *authorities;
         int report_fd; /* -EBADF: none */
         bool stop;
         bool accepting;

@@ -18,13 +18,13 @@ int front_add_to_epoll(Front *f, int fd, uint32_t events, Watch *w) {
         return epoll_ctl(f->epoll_fd, EPOLL_CTL_ADD, fd, &e) < 0 ? -errno : 0;
 }
 
-int front_new(const char *secret, Front **ret) {
+int front_new(const char *secret, Authorities *authorities, Front **ret) {
         _cleanup_(front_freep) Front *f = NULL;
 
         f = malloc(sizeof(*f));
         if (!f)
                 return -ENOMEM;
-        *f = (Front){ .epoll_fd = -EBADF, .report_fd = -EBADF, .accepting = true, .next_due_usec = USEC_INFINITY };
+        *f = (Front){ .epoll_fd = -EBADF, .report_fd = -EBADF, .authorities = authorities, .accepting = true, .next_due_usec = USEC_INFINITY };
         f->secret = strdup(secret);
         f->counters = hub_counters_new();
         if (!f->secret || !f->counters)
@@ -171,6 +171,10 @@ void front_set_hub(Front *f, int report_fd) {
 
 int front_hub(const Front *f) {
         return f->report_fd;
+}
+
+Authorities *front_authorities(Front *f) {
+        return f->authorities;
 }
 
 Troubles *front_troubles(Front *f) {

@@ -12,10 +12,11 @@
 #include "lib/macro.h"
 
 typedef struct Front Front;
+typedef struct Authorities Authorities;
 
 typedef enum FrontDoor {
-        /* Begins with a CONNECT, whose user name gets "SECRET SHA1 SHA256 " put before it: the
-         * thumbprints of the client's certificate in lower-case hex, or "- -". Whoever speaks to
+        /* Begins with a CONNECT, whose user name gets "SECRET SHA1 SHA256 DATES CHAIN =NAME " put before
+         * it: what the client's certificate is worth (authorities.h), or "- - - - - ". Whoever speaks to
          * the broker without the secret is refused, so no client can claim a certificate that it
          * did not prove. */
         FRONT_DOOR_MQTT,
@@ -24,14 +25,16 @@ typedef enum FrontDoor {
         _FRONT_DOOR_MAX,
 } FrontDoor;
 
-/* secret: copied, printable without spaces. 0, -ENOMEM or -errno. */
-int front_new(const char *secret, Front **ret);
+/* secret: copied, printable without spaces. authorities: borrowed. 0, -ENOMEM or -errno. */
+int front_new(const char *secret, Authorities *authorities, Front **ret);
 Front *front_free(Front *f);
 DEFINE_CLEANUP(Front *, front_free);
 
 /* Accepts on fd (consumed on success) and connects each client to the unix socket backend (copied).
  * tls: borrowed until front_free(). 0, -ENOMEM or -errno. */
 int front_listen(Front *f, FrontDoor door, int fd, SSL_CTX *tls, const char *backend);
+
+Authorities *front_authorities(Front *f);
 
 /* Calls on_readable when fd (borrowed) is readable. 0, -ENOMEM or -errno. */
 int front_watch(Front *f, int fd, void (*on_readable)(void *userdata), void *userdata);

@@ -145,27 +145,32 @@ static void drop_session(Plugin *p, const struct mosquitto *client) {
         session_free(s);
 }
 
-/* "SECRET SHA1 SHA256 USER": what the front put before the user name. Modifies text. */
+/* What the front put before the user name, as at FRONT_DOOR_MQTT, and the user name. Modifies text. */
 static int split_user_name(Plugin *p, char *text, HubCredentials *c) {
+        enum { SHA1, SHA256, DATES, CHAIN, NAME, USER, N_FIELDS };
         size_t n = strlen(p->secret);
-        char *sha1, *sha256, *user;
+        uint64_t dates, chain;
+        char *fields[N_FIELDS];
 
         if (strlen(text) <= n || text[n] != ' ' || CRYPTO_memcmp(text, p->secret, n) != 0)
                 return -EACCES;
-        sha1 = text + n + 1;
-        sha256 = strchr(sha1, ' ');
-        if (!sha256)
-                return -EACCES;
-        *sha256++ = '\0';
-        user = strchr(sha256, ' ');
-        if (!user)
-                return -EACCES;
-        *user++ = '\0';
+        text += n;
+        for (size_t i = 0; i < N_FIELDS; i++) {
+                *text++ = '\0';
+                fields[i] = text;
+                if (i < USER && !(text = strchr(text, ' ')))
+                        return -EACCES;
+        }
 
-        c->user_name = user;
-        if (strlen(sha1) == HEX_SHA1 && strlen(sha256) == HEX_SHA256) {
-                c->sha1 = sha1;
-                c->sha256 = sha256;
+        c->user_name = fields[USER];
+        if (strlen(fields[SHA1]) == HEX_SHA1 && strlen(fields[SHA256]) == HEX_SHA256 &&
+            parse_u64_range(fields[DATES], 0, INT32_MAX, &dates) >= 0 &&
+            parse_u64_range(fields[CHAIN], 0, INT32_MAX, &chain) >= 0 && *fields[NAME] == '=') {
+                c->sha1 = fields[SHA1];
+                c->sha256 = fields[SHA256];
+                c->dates = (int) dates;
+                c->chain = (int) chain;
+                c->common_name = fields[NAME] + 1;
         }
         return 0;
 }

@@ -21,6 +21,7 @@
 #include <openssl/rand.h>
 #include <systemd/sd-daemon.h>
 
+#include "emulator/authorities.h"
 #include "emulator/broker.h"
 #include "emulator/certificates.h"
 #include "emulator/ctl.h"
@@ -62,6 +63,7 @@ typedef struct Emulator {
         int lock_fd, signal_fd, broker_fd, report_fd;
         pid_t broker;
         SSL_CTX *tls[_DOOR_MAX];
+        Authorities *authorities;
         Front *front;
         HubCtl *ctl;
         char secret[33];
@@ -287,7 +289,7 @@ static int make_odd_tls(TroubleCertificate certificate, SSL_CTX **ret, void *use
 static int open_doors(Emulator *e) {
         int r;
 
-        r = front_new(e->secret, &e->front);
+        r = front_new(e->secret, e->authorities, &e->front);
         if (r < 0)
                 return fail(EX_OSERR, "cannot start: %s", strerror(-r));
         for (Door d = 0; d < _DOOR_MAX; d++) {
@@ -464,6 +466,11 @@ static int run(Emulator *e) {
         r = certificates_ensure(AT_FDCWD, e->settings.host);
         if (r < 0)
                 return fail(EX_IOERR, "cannot make the certificates: %s", strerror(-r));
+        r = authorities_open(&e->authorities);
+        if (r == -EBADMSG)
+                return fail(EX_DATAERR, AUTHORITIES_FILE " is damaged; without it no authority is known");
+        if (r < 0)
+                return fail(EX_IOERR, "cannot read " AUTHORITIES_FILE ": %s", strerror(-r));
         r = write_connection_string(e->settings.host);
         if (r == 0)
                 r = open_doors(e);
@@ -496,6 +503,7 @@ int main(int argc, char **argv) {
 
         hub_ctl_free(e.ctl);
         front_free(e.front);
+        authorities_free(e.authorities);
         stop_broker(&e);
         for (Door d = 0; d < _DOOR_MAX; d++)
                 SSL_CTX_free(e.tls[d]);

@@ -84,12 +84,12 @@ def an_answer_is_late_and_others_are_not(folder):
         thread.join()
         assert time.monotonic() - start >= 0.7
         hub.trouble("https", "--delay", "1h")
-        waiting = threading.Thread(target=lambda: contextless(service, "/devices/d1"))
+        waiting = threading.Thread(target=lambda: call_until_the_end(service, "/devices/d1"))
         waiting.start()
     waiting.join()  # the end of the emulator ends what waits
 
 
-def contextless(service, path):
+def call_until_the_end(service, path):
     try:
         service.call("GET", path)
     except (OSError, http.client.HTTPException):

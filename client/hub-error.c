@@ -115,6 +115,8 @@ const HubErrorRule hub_error_rules[] = {
           "256 KB from devices and 64 KB to them are the limits: split it", EX_DATAERR },
         { 413002, "the hub's registry is full",
           "delete devices, or use another hub", EX_DATAERR },
+        { 413003, "the device holds no more modules", "delete modules; 50 are the limit", EX_DATAERR },
+        { 413101, "the hub holds no more configurations", "delete some", EX_DATAERR },
         { 415000, "the hub does not know the Content-Type", NULL,
           EX_PROTOCOL },
         { 429000, "the hub is throttling", THROTTLED, EXIT_TRY_AGAIN },

@@ -40,6 +40,7 @@ static const Verb *const verbs[] = {
         &verb_query,
         &verb_stats,
         &verb_sas,
+        &verb_explain,
 };
 
 static void help(void) {

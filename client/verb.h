@@ -45,6 +45,7 @@ extern const Verb verb_module_create, verb_module_show, verb_module_list, verb_m
 extern const Verb verb_twin_show, verb_twin_update, verb_twin_replace, verb_invoke;
 extern const Verb verb_c2d_send, verb_c2d_purge, verb_feedback;
 extern const Verb verb_monitor;
+extern const Verb verb_explain;
 extern const Verb verb_query, verb_stats, verb_sas, verb_device_import, verb_device_export;
 
 extern const Option global_options[];

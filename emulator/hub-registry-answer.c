@@ -171,7 +171,7 @@ int registry_failure(RegistryAnswer *a, int error, const RegistryCall *c, uint64
                                       existing, c->if_match.etag);
         case -EOVERFLOW:
                 if (c->module)
-                        return registry_error(a, 403, "TooManyModulesOnDevice",
+                        return registry_error(a, 413, "TooManyModulesOnDevice",
                                               "The device holds no more modules.");
                 return registry_error(a, 413, "TooManyDevices", "The hub holds no more devices.");
         case -EINVAL:

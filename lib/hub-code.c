@@ -68,6 +68,8 @@ static const struct {
         { 413000, "GenericRequestEntityTooLarge" },
         { 413001, "MessageTooLarge" },
         { 413002, "TooManyDevices" },
+        { 413003, "TooManyModulesOnDevice" },
+        { 413101, "ConfigurationCountLimitExceeded" },
         { 415000, "GenericUnsupportedMediaType" },
         { 429000, "GenericTooManyRequests" },
         { 429001, "ThrottlingException" },

@@ -9,7 +9,9 @@
 #include <glob.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include "emulator/hub-events.h"
@@ -219,7 +221,7 @@ TEST(a_reader_begins_where_it_asked_to) {
         }
         ck_assert_uint_ne(p, hub_events_partition("other"));
 
-        for (int64_t i = 0; i < 3000; i += 1 + i % 37) {
+        for (int64_t i = 0; i < 3000; i++) {
                 int64_t usec = (int64_t) (START + (usec_t) i * USEC_PER_SEC);
                 const struct {
                         HubEventsFrom from;
@@ -284,6 +286,8 @@ TEST(a_place_beyond_the_end_is_named_and_a_time_is_waited_for) {
         assert_numbers(latest, 3, 4);
         hub_events_reader_seek(latest, 1);
         assert_numbers(latest, 1, 4);
+        hub_events_reader_seek(latest, 2); /* lines that it has read already */
+        assert_numbers(latest, 2, 4);
 }
 
 TEST(a_reader_goes_on_over_closed_files_and_restarts_find_all) {
@@ -439,25 +443,108 @@ TEST(a_damaged_file_is_named_with_its_line) {
 }
 
 TEST(a_line_that_somebody_changed_is_told_and_passed) {
+        /* It is no line, or one of another event. */
+        static const char *const changes[][2] = { { "{\"deviceId", "[" },
+                                                  { "\"sequenceNumber\":1", "\"sequenceNumber\":2" },
+                                                  { "\"partition\":3", "\"partition\":0" } };
         _cleanup_close_ int dir_fd = open_dir();
-        _cleanup_(hub_events_freep) HubEvents *e = open_events(dir_fd, SMALL);
-        _cleanup_(hub_events_reader_freep) HubEventsReader *r = NULL;
-        const HubStoredEvent *event;
-        HubEventsInfo info;
-        int fd;
 
-        append_numbers(e, "d", 0, 2);
-        hub_events_info(e, hub_events_partition("d"), &info);
-        append_numbers(e, "d", 2, 3);
-        fd = open(HUB_EVENTS_FILE, O_WRONLY | O_CLOEXEC);
-        assert_ok(pwrite_all(fd, "[", 1, info.last_offset));
-        close(fd);
-        r = open_earliest(e, "d");
-        ck_assert_int_eq(next_number(r), 0);
-        assert_error(hub_events_reader_next(r, &event), -EBADMSG);
-        ck_assert_int_eq(event->place.sequence, 1);
-        ck_assert_int_eq(event->place.offset, info.last_offset);
-        assert_numbers(r, 2, 3);
+        for (size_t i = 0; i < ELEMENTSOF(changes); i++) {
+                HubEvents *e = open_events(dir_fd, SMALL);
+                _cleanup_free_ char *text = NULL;
+                const HubStoredEvent *event;
+                HubEventsReader *r;
+                HubEventsInfo info;
+                char *line;
+                size_t n;
+                int fd;
+
+                append_numbers(e, "d", 0, 2);
+                hub_events_info(e, hub_events_partition("d"), &info);
+                append_numbers(e, "d", 2, 3);
+                assert_ok(read_file_at(dir_fd, HUB_EVENTS_FILE, 4096, &text, &n));
+                line = strstr(text + info.last_offset, changes[i][0]);
+                ck_assert_ptr_nonnull(line);
+                fd = open(HUB_EVENTS_FILE, O_WRONLY | O_CLOEXEC);
+                assert_ok(pwrite_all(fd, changes[i][1], strlen(changes[i][1]), line - text));
+                close(fd);
+
+                r = open_earliest(e, "d");
+                ck_assert_int_eq(next_number(r), 0);
+                assert_error(hub_events_reader_next(r, &event), -EBADMSG);
+                ck_assert_int_eq(event->place.sequence, 1);
+                ck_assert_int_eq(event->place.offset, info.last_offset);
+                assert_numbers(r, 2, 3);
+                hub_events_reader_free(r);
+                hub_events_free(e);
+                ck_assert_int_eq(unlink(HUB_EVENTS_FILE), 0);
+        }
+}
+
+static void copy_file(int dir_fd, const char *from, const char *to) {
+        _cleanup_free_ char *text = NULL;
+        size_t n;
+
+        assert_ok(read_file_at(dir_fd, from, 1024 * 1024, &text, &n));
+        assert_ok(replace_file_at(dir_fd, to, text, n, 0640));
+}
+
+/* The path is the caller's. */
+static char *oldest_file(void) {
+        char *path;
+        glob_t g;
+
+        ck_assert_int_eq(glob("events-*.jsonl", 0, NULL, &g), 0);
+        path = strdup(g.gl_pathv[0]);
+        globfree(&g);
+        return path;
+}
+
+TEST(a_file_whose_deletion_a_crash_cut_short_is_deleted) {
+        _cleanup_close_ int dir_fd = open_dir();
+        HubEvents *e = open_events(dir_fd, SMALL);
+        _cleanup_free_ char *oldest = NULL, *now_oldest = NULL;
+        int64_t begin;
+
+        append_numbers(e, "d", 0, 1500);
+        oldest = oldest_file();
+        copy_file(dir_fd, oldest, "kept");
+        append_numbers(e, "d", 1500, 6000);
+        begin = begin_of(e, "d");
+        ck_assert_int_gt(begin, 0);
+        hub_events_free(e);
+        ck_assert_int_eq(rename("kept", oldest), 0);
+
+        e = open_events(dir_fd, SMALL);
+        ck_assert_int_eq(begin_of(e, "d"), begin);
+        now_oldest = oldest_file();
+        ck_assert_str_ne(now_oldest, oldest);
+        hub_events_free(e);
+}
+
+TEST(files_that_do_not_follow_each_other_are_named) {
+        _cleanup_close_ int dir_fd = open_dir();
+        _cleanup_(buffer_done) Buffer line = { 0 };
+        HubEvents *e = open_events(dir_fd, SMALL);
+        HubEvent event = { .device_id = "d", .bag = "", .body = "" };
+        HubEventPlace place = { .partition = hub_events_partition("d") };
+        _cleanup_free_ char *oldest = NULL;
+
+        append_numbers(e, "d", 0, 1500);
+        hub_events_free(e);
+        oldest = oldest_file();
+
+        place.offset = 100000000;
+        assert_ok(hub_event_format(&event, &place, &line));
+        assert_ok(replace_file_at(dir_fd, HUB_EVENTS_FILE, line.data, line.size, 0640));
+        assert_damaged(dir_fd, "events.jsonl, line 1: its sequence number does not follow the one before");
+
+        line.size = 0;
+        place.sequence = 100000000;
+        place.offset = 10;
+        assert_ok(hub_event_format(&event, &place, &line));
+        assert_ok(replace_file_at(dir_fd, HUB_EVENTS_FILE, line.data, line.size, 0640));
+        assert_damaged(dir_fd, "events.jsonl, line 1: its offset is in an older file");
 }
 
 TEST(files_that_somebody_removed_are_a_gap) {
@@ -521,6 +608,29 @@ TEST(an_event_that_is_refused_uses_no_number) {
         append_numbers(e, "d", 1, 2);
         assert_numbers(r, 0, 2);
         ck_assert_int_eq(begin_of(e, "d"), 0);
+}
+
+TEST(a_full_disk_refuses_an_event_and_leaves_no_trace_of_it) {
+        _cleanup_close_ int dir_fd = open_dir();
+        _cleanup_(hub_events_freep) HubEvents *e = open_events(dir_fd, SMALL);
+        _cleanup_(hub_events_reader_freep) HubEventsReader *r = open_earliest(e, "d");
+        HubEvent event = { .device_id = "d", .bag = "", .body = "lost", .body_size = 4 };
+        struct rlimit limit;
+        struct stat st;
+
+        append_numbers(e, "d", 0, 2);
+        assert_numbers(r, 0, 2);
+        ck_assert_int_eq(stat(HUB_EVENTS_FILE, &st), 0);
+        ck_assert_int_eq(getrlimit(RLIMIT_FSIZE, &limit), 0);
+        signal(SIGXFSZ, SIG_IGN);
+        limit.rlim_cur = (rlim_t) st.st_size + 100;
+        ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+        assert_error(hub_events_append(e, &event), -EFBIG);
+        ck_assert_int_eq(next_number(r), -1);
+        limit.rlim_cur = limit.rlim_max;
+        ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+        append_numbers(e, "d", 2, 4);
+        assert_numbers(r, 2, 4);
 }
 
 static bool is_awake(int fd) {

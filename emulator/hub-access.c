@@ -373,7 +373,9 @@ int hub_access_device(Hub *h, const HubCredentials *c, usec_t now_usec, HubAdmis
                 *reterr_reason = "a system module of an edge device has no key to sign in with";
                 r = -EACCES;
                 break;
-        default: r = check_signed_certificate(c, reterr_reason);
+        default:
+                a.auth.type = HUB_AUTH_TYPE_X509;
+                r = check_signed_certificate(c, reterr_reason);
         }
         if (r < 0)
                 return r;

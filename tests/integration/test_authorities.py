@@ -7,7 +7,7 @@ import os
 import ssl
 import subprocess
 
-from device import Mqtt, device_token, key_of
+from device import Mqtt, device_token, events, key_of
 from harness import Daemon, Hub, main, test, write_private
 from registry import Registry
 
@@ -87,6 +87,11 @@ def a_certificate_of_a_known_authority_opens_the_device_of_its_name(folder):
         assert code(hub, "d1", d1) == 5 and "no authority that the hub knows" in last_reason(hub)
         hub.trouble("ca", "add", issuer.path("root"))
         assert code(hub, "d1", d1) == 0 and code(hub, "d2", deep) == 0
+        with Mqtt(hub, d1) as m:
+            assert m.connect("d1") == 0
+            m.publish("devices/d1/messages/events/", b"hello")
+            assert m.receive() == (0x40, b"\0\1")
+        assert [e["authMethod"] for e in events(hub)] == [{"scope": "device", "type": "x509"}]
 
         refused = (
             ("d2", d1, "common name"),

@@ -2,68 +2,8 @@
 #include <inttypes.h>
 
 #include "daemon/outbox-segment.h"
-#include "tests/support/outbox-model.h"
+#include "tests/support/outbox-rig.h"
 #include "tests/support/test.h"
-
-#define MIB ((uint64_t) 1 << 20)
-
-typedef struct Rig {
-        SimDisk *disk;
-        OutboxModel *model;
-} Rig;
-
-static void rig_done(Rig *g) {
-        outbox_model_free(g->model);
-        sim_disk_free(g->disk);
-}
-
-static OutboxOptions base_options(void) {
-        return (OutboxOptions) {
-                .max_size = 24 * MIB,
-                .segment_size = 512U << 10,
-                .full = OUTBOX_FULL_REJECT,
-                .time_to_live_usec = USEC_INFINITY,
-                .dead_letter_size = MIB,
-                .n_receipts = 64,
-                .position_interval_usec = USEC_PER_SEC,
-                .position_messages = 100,
-        };
-}
-
-static void rig_open(Rig *g, const OutboxOptions *options, uint64_t seed, uint64_t capacity) {
-        g->disk = sim_disk_new(seed, capacity);
-        g->model = outbox_model_new(g->disk, options, seed, "test-outbox-promises");
-        assert_ok(outbox_model_open(g->model));
-        outbox_model_verify_start(g->model, true);
-}
-
-static void reopen(Rig *g, bool clean) {
-        assert_ok(outbox_model_open(g->model));
-        outbox_model_verify_start(g->model, clean);
-}
-
-static int append_some(OutboxModel *m, OutboxLane lane, size_t n, size_t body_size, usec_t ttl) {
-        ModelMessage *x[64];
-        int r;
-
-        for (size_t i = 0; i < n; i++)
-                x[i] = outbox_model_message_new(m, lane, body_size, ttl);
-        r = outbox_model_append(m, x, n);
-        outbox_model_run(m);
-        return r;
-}
-
-static size_t confirm_all(OutboxModel *m) {
-        ModelMessage *x;
-        size_t n = 0;
-
-        do {
-                for (n += outbox_model_next_all(m); (x = outbox_model_in_flight(m, 0));)
-                        outbox_model_settle(m, x, OUTBOX_END_CONFIRMED);
-                outbox_model_run(m);
-        } while (outbox_model_n_queued(m) > 0);
-        return n;
-}
 
 /* Goal: P3: the streams used last are remembered over a crash, at least 1,024 of them. */
 TEST(a_thousand_streams_are_remembered_over_a_crash) {

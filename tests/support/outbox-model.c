@@ -433,7 +433,7 @@ static void check_rest(const OutboxModel *m) {
                 if (x->state == MODEL_PENDING)
                         outbox_model_fail(m, "no report about %s", name_of(x));
                 if (x->overtaken && is_queued(x))
-                        outbox_model_fail(m, "%s was overtaken, and not because it was dropped", name_of(x));
+                        outbox_model_fail(m, "%s was overtaken, and not because it ended", name_of(x));
                 if (x->confirming || x->rejecting)
                         outbox_model_fail(m, "no end is told of %s, settled as %s", name_of(x),
                                           x->rejecting ? "rejected" : "confirmed");
@@ -771,21 +771,27 @@ static bool may_be_dropped(const OutboxModel *m, const ModelMessage *x) {
         return m->options.full == OUTBOX_FULL_DROP_OLDEST && x->lane != OUTBOX_LANE_URGENT;
 }
 
+/* P3 is about messages that have not ended. Expired and dropped are decided first, which lets those behind go, then
+ * recorded and only then told (P2). So whoever may have got such an end may be overtaken, also when a clock that has
+ * stepped back since would not give it any more; but then it has that end, and is never handed out again. */
+static bool may_be_ending(const OutboxModel *m, const ModelMessage *x) {
+        return may_expire(m, x) || x->could_expire || may_be_dropped(m, x);
+}
+
 static void check_order(OutboxModel *m, ModelMessage *x) {
         if (x->overtaken)
-                outbox_model_fail(m, "%s was overtaken, and not because it was dropped", name_of(x));
+                outbox_model_fail(m, "%s was overtaken, and not because it ended", name_of(x));
         if (x->out_of_order)
                 return;
         for (size_t i = 0; i < m->n_messages; i++) {
                 ModelMessage *y = m->messages[i];
 
                 if (y->lane != x->lane || !is_queued(y) || y->seq == 0 || y->seq >= x->seq || y->in_flight || y->aside ||
-                    y->out_of_order || y->rejecting || y->confirming || may_expire(m, y) ||
-                    (m->verifying && y->could_expire))
+                    y->out_of_order || y->rejecting || y->confirming)
                         continue;
-                if (!may_be_dropped(m, y))
+                if (!may_be_ending(m, y))
                         outbox_model_fail(m, "%s was handed out before %s", name_of(x), name_of(y));
-                y->overtaken = true; /* right only if the outbox has decided to drop it; it will say so */
+                y->overtaken = true; /* it will say so */
         }
 }
 
@@ -917,7 +923,7 @@ static void on_lookup(int error, const OutboxSettled *s, void *userdata) {
         }
         if (s->seq != x->seq || s->lane != x->lane)
                 outbox_model_fail(m, "a look-up of %s found seq %" PRIu64, name_of(x), s->seq);
-        if (s->end != x->end && !x->confirming && !x->rejecting)
+        if (s->end != x->end && !x->confirming && !x->rejecting && !x->end_unsure)
                 outbox_model_fail(m, "a look-up of %s says %s", name_of(x), outbox_end_to_string(s->end));
 }
 
@@ -955,6 +961,7 @@ void outbox_model_advance(OutboxModel *m, usec_t usec) {
 }
 
 void outbox_model_step_realtime(OutboxModel *m, int64_t usec) {
+        note_expiry(m); /* what was decided by the clock before stays decided */
         m->realtime_usec = (usec_t) ((int64_t) m->realtime_usec + usec);
 }
 
@@ -1037,7 +1044,23 @@ static void verify_stream(OutboxModel *m, ModelStream *s) {
         s->n_durable = s->n_pending = next;
 }
 
-static void verify_books(OutboxModel *m, uint64_t n_open) {
+/* Told as confirmed and not recorded in time, it was queued again after a crash (P2 allows that), and the next process
+ * may have recorded that it expired, and died before it told: the books then have it there. */
+static bool may_have_expired_since(const OutboxModel *m, const ModelMessage *x) {
+        return x->state == MODEL_DURABLE && x->end == OUTBOX_END_CONFIRMED && x->found_at_start != m->n_starts &&
+               !x->end_recorded && x->could_expire;
+}
+
+/* The books have n fewer confirmed than were told. Which of those that may have expired since, nobody can tell. */
+static void confirmed_expired(OutboxModel *m, uint64_t n) {
+        for (size_t i = 0; i < m->n_messages && n > 0; i++)
+                if (m->messages[i]->end_unsure && m->messages[i]->end == OUTBOX_END_CONFIRMED) {
+                        m->messages[i]->end = OUTBOX_END_EXPIRED;
+                        n--;
+                }
+}
+
+static void verify_books(OutboxModel *m, uint64_t n_open, uint64_t n_unsure) {
         uint64_t n[_OUTBOX_END_MAX] = {}, n_durable = 0;
         OutboxStats s;
 
@@ -1055,9 +1078,11 @@ static void verify_books(OutboxModel *m, uint64_t n_open) {
                 outbox_model_fail(m, "after the start %" PRIu64 " are accepted, says the outbox; %" PRIu64
                                   " were, and of %" PRIu64 " it is not known", s.accepted, n_durable, n_open);
         m->n_unseen += s.accepted - n_durable;
-        if (s.confirmed != n[OUTBOX_END_CONFIRMED])
-                outbox_model_fail(m, "after the start %" PRIu64 " are confirmed, says the outbox; %" PRIu64 " were",
-                                  s.confirmed, n[OUTBOX_END_CONFIRMED]);
+        if (s.confirmed > n[OUTBOX_END_CONFIRMED] || s.confirmed + n_unsure < n[OUTBOX_END_CONFIRMED])
+                outbox_model_fail(m, "after the start %" PRIu64 " are confirmed, says the outbox; %" PRIu64
+                                  " were, and %" PRIu64 " of them may have expired since",
+                                  s.confirmed, n[OUTBOX_END_CONFIRMED], n_unsure);
+        confirmed_expired(m, n[OUTBOX_END_CONFIRMED] - s.confirmed);
         if (s.n_lost_records > 0)
                 outbox_model_fail(m, "%" PRIu64 " records are called damaged, on a disk without damage", s.n_lost_records);
 }
@@ -1087,7 +1112,7 @@ static void wait_for_disk(OutboxModel *m) {
 }
 
 void outbox_model_verify_start(OutboxModel *m, bool clean) {
-        uint64_t n_open = 0;
+        uint64_t n_open = 0, n_unsure = 0;
 
         outbox_model_run(m);
         outbox_model_next_all(m);
@@ -1103,6 +1128,10 @@ void outbox_model_verify_start(OutboxModel *m, bool clean) {
 
                 if (is_queued(x) && x->found_at_start != m->n_starts)
                         message_missing(m, x, clean);
+                if (may_have_expired_since(m, x)) {
+                        x->end_unsure = true;
+                        n_unsure++;
+                }
                 x->confirming = x->rejecting = false;
                 x->end_recorded = x->end != OUTBOX_END_QUEUED; /* what has not come back by now may not do so later */
                 if (x->state != MODEL_UNKNOWN && x->state != MODEL_FAILED)
@@ -1110,7 +1139,7 @@ void outbox_model_verify_start(OutboxModel *m, bool clean) {
                 n_open += may_have_ended_untold(m, x);
                 x->state = MODEL_GONE;
         }
-        verify_books(m, n_open);
+        verify_books(m, n_open, n_unsure);
         requeue_all(m);
 }
 

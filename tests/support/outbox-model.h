@@ -40,6 +40,7 @@ typedef struct ModelMessage {
         bool confirming, rejecting; /* outbox_settle() called, on_settled not yet */
         bool could_expire;          /* its time was over at some moment */
         bool end_recorded;          /* a confirmation that may not come back any more */
+        bool end_unsure;            /* told as confirmed, may have expired after a crash */
         usec_t told_boottime_usec;
         uint64_t told_run, told_ordinal, durable_run;
         uint64_t found_at_start;    /* number of the start that handed it out */

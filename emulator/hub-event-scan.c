@@ -11,7 +11,7 @@ typedef struct Cursor {
 
 void hub_event_scan_done(HubEventScan *s) {
         free(s->properties);
-        *s = (HubEventScan) { 0 };
+        *s = (HubEventScan){ 0 };
 }
 
 /* Whether the literal comes next; then it is behind. */
@@ -28,7 +28,8 @@ static int hex_digit(char c) {
         return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
-/* What follows a backslash: itself, or u00XX for a control character. Moves *out behind what it makes. */
+/* What follows a backslash: itself, or u00XX for a control character. Moves *out behind what it
+ * makes. */
 static int take_escaped(Cursor *c, char **out) {
         int high, low, v;
 
@@ -89,7 +90,7 @@ static int take_string(Cursor *c, HubEventText *ret) {
         }
         c->at++;
         *end = '\0'; /* on the quote or before it */
-        *ret = (HubEventText) { begin, (size_t) (end - begin) };
+        *ret = (HubEventText){ begin, (size_t) (end - begin) };
         return 0;
 }
 
@@ -156,7 +157,7 @@ static int take_auth(Cursor *c, HubAuthMethod *ret) {
                 t++;
         if (s == _HUB_AUTH_SCOPE_MAX || t == _HUB_AUTH_TYPE_MAX)
                 return -EBADMSG;
-        *ret = (HubAuthMethod) { s, t };
+        *ret = (HubAuthMethod){ s, t };
         return 0;
 }
 
@@ -221,7 +222,7 @@ static int take_body(Cursor *c, HubStoredEvent *e) {
 int hub_event_scan_place(HubEventScan *s, char *line, size_t n) {
         Cursor c = { line, line + n };
 
-        s->event = (HubStoredEvent) { 0 };
+        s->event = (HubStoredEvent){ 0 };
         return take_place(&c, &s->event);
 }
 
@@ -233,7 +234,7 @@ int hub_event_scan(HubEventScan *s, char *line, size_t n) {
         assert(s);
         assert(line);
 
-        *e = (HubStoredEvent) { 0 };
+        *e = (HubStoredEvent){ 0 };
         if (take_place(&c, e) < 0 || !TAKE(&c, ",\"generationId\":\"") ||
             take_text(&c, &e->generation_id) < 0 || take_auth(&c, &e->auth) < 0)
                 return -EBADMSG;

@@ -38,9 +38,9 @@ typedef struct HubEvent {
         const char *module_id; /* or NULL */
         uint64_t generation;   /* of the identity */
         HubAuthMethod auth;
-        const char *model_id;  /* what the device says that it is (Plug and Play), or NULL */
-        usec_t enqueued_usec;  /* realtime */
-        const char *bag;       /* encoded properties, as in the topic */
+        const char *model_id; /* what the device says that it is (Plug and Play), or NULL */
+        usec_t enqueued_usec; /* realtime */
+        const char *bag;      /* encoded properties, as in the topic */
         size_t bag_size;
         const void *body;
         size_t body_size;

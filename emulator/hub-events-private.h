@@ -18,8 +18,8 @@ typedef struct EventRun {
         usec_t last_usec;
 } EventRun;
 
-/* One file. The broker's thread changes it, with the store locked; others read it with the store locked.
- * Its two kinds of owner, the store and readers that stand in it, count n_refs. */
+/* One file. The broker's thread changes it, with the store locked; others read it with the store
+ * locked. Its two kinds of owner, the store and readers that stand in it, count n_refs. */
 typedef struct EventSegment {
         unsigned n_refs;
         bool deleted;
@@ -72,8 +72,8 @@ static inline void hub_events_unlock(HubEvents *e) {
 EventSegment *event_segment_unref(EventSegment *s); /* with the store locked */
 DEFINE_CLEANUP(EventSegment *, event_segment_unref);
 
-/* Opens a file and indexes its lines, which go on where totals ends; totals then is behind it. base -1: its
- * first line tells. 0, -EBADMSG (with *reterr_what), -ENOMEM or -errno. */
+/* Opens a file and indexes its lines, which go on where totals ends; totals then is behind it. base
+ * -1: its first line tells. 0, -EBADMSG (with *reterr_what), -ENOMEM or -errno. */
 int event_segment_open(int dir_fd, const char *name, int64_t base, EventTotals *totals,
                        EventSegment **ret, char **reterr_what);
 
@@ -92,7 +92,7 @@ int event_segment_list(int dir_fd, int64_t **ret, size_t *ret_n);
 /* Name of a closed segment, in an order that sorts. Returns buf. */
 char *event_segment_name(int64_t base, char buf[static EVENT_SEGMENT_NAME_MAX]);
 
-/* Where the stream began when it was last shortened. Where there is no file, it begins now. 0, -EBADMSG,
- * -ENOMEM or -errno. */
+/* Where the stream began when it was last shortened. Where there is no file, it begins now. 0,
+ * -EBADMSG, -ENOMEM or -errno. */
 int event_begin_read(int dir_fd, EventBegin *ret);
 int event_begin_write(int dir_fd, const EventBegin *begin);

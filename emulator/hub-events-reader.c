@@ -6,9 +6,9 @@
 #include "lib/fd-util.h"
 #include "lib/string-util.h"
 
-/* A reader holds a block of its segment's file and decodes the lines of its partition in it, one after
- * the other. The store is locked for a moment per event, to learn where the line is and how far the file
- * may be read; never while the disk is. */
+/* A reader holds a block of its segment's file and decodes the lines of its partition in it, one
+ * after the other. The store is locked for a moment per event, to learn where the line is and how
+ * far the file may be read; never while the disk is. */
 
 #define BLOCK_BYTES (128U * 1024U) /* a line that is longer makes it more */
 #define PLACE_BYTES 1024U          /* the beginning of a line, up to its place */
@@ -28,8 +28,8 @@ static bool run_has(const EventRun *run, int64_t sequence) {
                sequence - run->first_sequence < (int64_t) run->n;
 }
 
-/* The segment with the first event that is not before *sequence, which is put on it; NULL: none yet. With
- * the store locked. */
+/* The segment with the first event that is not before *sequence, which is put on it; NULL: none
+ * yet. With the store locked. */
 static EventSegment *find_segment(HubEvents *e, unsigned partition, int64_t *sequence) {
         for (size_t i = 0; i < e->n_segments; i++) {
                 const EventRun *run = e->segments[i]->runs + partition;
@@ -66,12 +66,12 @@ static int locate(HubEventsReader *r, Spot *ret) {
                 r->block.size = 0;
         }
         run = s->runs + r->partition;
-        *ret = (Spot) { run->positions[r->next_sequence - run->first_sequence], s->size };
+        *ret = (Spot){ run->positions[r->next_sequence - run->first_sequence], s->size };
         return 1;
 }
 
-/* The line from there on, without its newline. 1, -EBADMSG (the file is not what it was), -ENOMEM or
- * -errno. */
+/* The line from there on, without its newline. 1, -EBADMSG (the file is not what it was), -ENOMEM
+ * or -errno. */
 static int fetch_line(HubEventsReader *r, const Spot *spot, char **ret, size_t *ret_size) {
         uint64_t left = (uint64_t) (spot->limit - spot->position), wanted = BLOCK_BYTES;
 
@@ -131,16 +131,16 @@ int hub_events_reader_next(HubEventsReader *r, const HubStoredEvent **ret) {
         if (k == 0)
                 return 0;
 
-        place = (HubEventPlace) { .partition = r->partition,
-                                  .sequence = r->next_sequence,
-                                  .offset = r->segment->base + spot.position };
+        place = (HubEventPlace){ .partition = r->partition,
+                                 .sequence = r->next_sequence,
+                                 .offset = r->segment->base + spot.position };
         k = fetch_line(r, &spot, &line, &n);
         if (k > 0)
                 k = hub_event_scan(&r->scan, line, n);
         if (k >= 0 && !is_of(&r->scan.event.place, &place))
                 k = -EBADMSG;
         if (k == -EBADMSG)
-                r->scan.event = (HubStoredEvent) { .place = place };
+                r->scan.event = (HubStoredEvent){ .place = place };
         else if (k < 0) {
                 r->block.size = 0; /* half of it may be decoded already */
                 return k;
@@ -201,7 +201,8 @@ static int read_time(HubEventsReader *r, usec_t *ret) {
         return 1;
 }
 
-/* Puts the reader on the first event at or after a time: a segment by its last event, then by halves. */
+/* Puts the reader on the first event at or after a time: a segment by its last event, then by
+ * halves. */
 static int seek_time(HubEventsReader *r, usec_t usec) {
         HubEvents *e = r->events;
         int64_t low, high;
@@ -273,9 +274,10 @@ static int seek_position(HubEventsReader *r, const HubEventsPosition *position,
         else {
                 k = check_end(position, e->totals + r->partition, reterr_reason);
                 if (k >= 0)
-                        r->next_sequence = position->from == HUB_EVENTS_FROM_SEQUENCE
-                                                   ? from
-                                                   : sequence_of_offset(e, r->partition, from);
+                        r->next_sequence =
+                                        position->from == HUB_EVENTS_FROM_SEQUENCE ?
+                                                        from :
+                                                        sequence_of_offset(e, r->partition, from);
         }
         hub_events_unlock(e);
         return k;
@@ -294,7 +296,7 @@ int hub_events_reader_open(HubEvents *e, unsigned partition, const HubEventsPosi
         r = malloc(sizeof(*r));
         if (!r)
                 return -ENOMEM;
-        *r = (HubEventsReader) { .events = e, .partition = partition };
+        *r = (HubEventsReader){ .events = e, .partition = partition };
         if (position->from != HUB_EVENTS_FROM_EARLIEST &&
             (position->from == HUB_EVENTS_FROM_LATEST || position->value >= 0))
                 k = seek_position(r, position, reterr_reason);

@@ -52,9 +52,9 @@ void event_segment_add(EventSegment *s, const HubEventPlace *place, size_t line_
                 s->first_usec = place->enqueued_usec;
         s->size += (int64_t) line_bytes;
         s->last_usec = MAX(s->last_usec, place->enqueued_usec);
-        *t = (EventTotals) { .next_sequence = place->sequence + 1,
-                             .last_offset = place->offset,
-                             .last_usec = MAX(t->last_usec, place->enqueued_usec) };
+        *t = (EventTotals){ .next_sequence = place->sequence + 1,
+                            .last_offset = place->offset,
+                            .last_usec = MAX(t->last_usec, place->enqueued_usec) };
         run->last_usec = t->last_usec;
 }
 
@@ -71,8 +71,8 @@ static const char *judge_place(const EventSegment *s, const HubEventPlace *place
         if (s->size > UINT32_MAX)
                 return "the file is too long";
         /* Whole files may be missing in between. */
-        if (run->n > 0 ? place->sequence != run->first_sequence + (int64_t) run->n
-                       : place->sequence < totals[place->partition].next_sequence)
+        if (run->n > 0 ? place->sequence != run->first_sequence + (int64_t) run->n :
+                         place->sequence < totals[place->partition].next_sequence)
                 return "its sequence number does not follow the one before";
         return NULL;
 }
@@ -153,11 +153,11 @@ int event_segment_open(int dir_fd, const char *name, int64_t base, EventTotals *
         s = malloc(sizeof(*s));
         if (!s)
                 return -ENOMEM;
-        *s = (EventSegment) { .n_refs = 1, .log = LINE_LOG_INIT, .base = base };
+        *s = (EventSegment){ .n_refs = 1, .log = LINE_LOG_INIT, .base = base };
         r = line_log_open(dir_fd, name, 0640, &s->log, NULL);
         if (r < 0)
                 return r;
-        scan = (Scan) { .segment = s, .totals = totals };
+        scan = (Scan){ .segment = s, .totals = totals };
         r = scan_file(&scan);
         hub_event_scan_done(&scan.event);
         if (r == -EBADMSG)
@@ -250,7 +250,7 @@ static int read_number(struct json_object *o, const char *name, int64_t *ret) {
 }
 
 static int read_totals(struct json_object *o, EventTotals *ret) {
-        *ret = (EventTotals) { .last_offset = -1 };
+        *ret = (EventTotals){ .last_offset = -1 };
         if (read_number(o, "nextSequenceNumber", &ret->next_sequence) < 0)
                 return -EBADMSG;
         if (ret->next_sequence == 0)
@@ -270,7 +270,7 @@ int event_begin_read(int dir_fd, EventBegin *ret) {
 
         r = read_file_at(dir_fd, HUB_EVENTS_BEGIN_FILE, BEGIN_BYTES_MAX, &text, NULL);
         if (r == -ENOENT) {
-                *ret = (EventBegin) { .created_usec = now_usec(CLOCK_REALTIME) };
+                *ret = (EventBegin){ .created_usec = now_usec(CLOCK_REALTIME) };
                 for (unsigned p = 0; p < HUB_EVENTS_PARTITIONS; p++)
                         ret->totals[p].last_offset = -1;
                 return event_begin_write(dir_fd, ret);
@@ -306,8 +306,10 @@ int event_begin_write(int dir_fd, const EventBegin *begin) {
                 r = buffer_appendf(&b, "%s{\"nextSequenceNumber\":%" PRId64, p > 0 ? "," : "",
                                    t->next_sequence);
                 if (r >= 0 && t->next_sequence > 0)
-                        r = buffer_appendf(&b, ",\"lastOffset\":%" PRId64
-                                           ",\"lastEnqueuedTime\":\"%s\"", t->last_offset,
+                        r = buffer_appendf(&b,
+                                           ",\"lastOffset\":%" PRId64
+                                           ",\"lastEnqueuedTime\":\"%s\"",
+                                           t->last_offset,
                                            format_timestamp(time, sizeof(time), t->last_usec));
                 if (r >= 0)
                         r = buffer_append_string(&b, "}");

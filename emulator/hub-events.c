@@ -7,12 +7,12 @@
 #include "lib/fd-util.h"
 #include "lib/string-util.h"
 
-/* One stream of lines for all partitions, in the order of arrival, cut into segments: events.jsonl, which
- * grows, and closed ones that are named by the offset of their first line. An event's offset is its byte
- * in that stream, so a segment and a position in it make the offset, and a position of four bytes per
- * event is all that the index keeps; sequence numbers have no holes within a segment. The index is made
- * anew at the start: reading a gigabyte of lines once is quicker than what a second file would cost in
- * care. */
+/* One stream of lines for all partitions, in the order of arrival, cut into segments: events.jsonl,
+ * which grows, and closed ones that are named by the offset of their first line. An event's offset
+ * is its byte in that stream, so a segment and a position in it make the offset, and a position of
+ * four bytes per event is all that the index keeps; sequence numbers have no holes within a
+ * segment. The index is made anew at the start: reading a gigabyte of lines once is quicker than
+ * what a second file would cost in care. */
 
 #define SEGMENTS_PER_LIMIT 8U /* so much of retain_bytes is deleted at once */
 #define SEGMENT_BYTES_MIN (INT64_C(64) * 1024)
@@ -94,8 +94,9 @@ static int open_segments(HubEvents *e, char **reterr_what) {
         for (size_t i = 0; r >= 0 && i < n; i++)
                 if (bases[i] < e->begin.offset)
                         /* A crash came between the two steps of its deletion. */
-                        r = unlinkat(e->dir_fd, event_segment_name(bases[i], name), 0) < 0 ? -errno
-                                                                                           : 0;
+                        r = unlinkat(e->dir_fd, event_segment_name(bases[i], name), 0) < 0 ?
+                                            -errno :
+                                            0;
                 else
                         r = open_segment(e, event_segment_name(bases[i], name), bases[i],
                                          reterr_what);
@@ -129,10 +130,10 @@ int hub_events_open(int dir_fd, const HubEventsLimits *limits, HubEvents **ret,
         if (!e)
                 return -ENOMEM;
         segment_bytes = (int64_t) MIN(limits->retain_bytes / SEGMENTS_PER_LIMIT, SEGMENT_BYTES_MAX);
-        *e = (HubEvents) { .dir_fd = -EBADF,
-                           .limits = *limits,
-                           .wake_fd = -EBADF,
-                           .segment_bytes = MAX(segment_bytes, SEGMENT_BYTES_MIN) };
+        *e = (HubEvents){ .dir_fd = -EBADF,
+                          .limits = *limits,
+                          .wake_fd = -EBADF,
+                          .segment_bytes = MAX(segment_bytes, SEGMENT_BYTES_MIN) };
         (void) pthread_mutex_init(&e->mutex, NULL); /* cannot fail on Linux */
         e->dir_fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         if (e->dir_fd < 0)
@@ -186,7 +187,7 @@ static void move_begin(HubEvents *e, const EventSegment *oldest) {
                 const EventRun *run = oldest->runs + p;
 
                 if (run->n > 0)
-                        e->begin.totals[p] = (EventTotals) {
+                        e->begin.totals[p] = (EventTotals){
                                 .next_sequence = run->first_sequence + (int64_t) run->n,
                                 .last_offset = oldest->base + run->positions[run->n - 1],
                                 .last_usec = run->last_usec,
@@ -229,13 +230,13 @@ void hub_events_tick(HubEvents *e, usec_t now_usec) {
         const EventSegment *active = active_segment(e);
         usec_t retain = e->limits.retain_usec;
 
-        /* Closed at half the time, so that nothing stays for twice the time; closed earlier, the file that
-         * people look into would be empty all the time. */
+        /* Closed at half the time, so that nothing stays for twice the time; closed earlier, the
+         * file that people look into would be empty all the time. */
         if (active->size > 0 && retain != USEC_INFINITY &&
             is_older(active->first_usec, retain / 2, now_usec))
                 (void) close_active(e); /* the next turn tries again */
-        while (e->n_segments > 1 && (is_too_much(e) || is_older(e->segments[0]->last_usec, retain,
-                                                                now_usec)))
+        while (e->n_segments > 1 &&
+               (is_too_much(e) || is_older(e->segments[0]->last_usec, retain, now_usec)))
                 delete_oldest(e);
 }
 
@@ -245,7 +246,7 @@ static void wake(HubEvents *e, unsigned partition) {
                 return;
         e->waiting &= ~(1U << partition);
         if (e->wake_fd >= 0)
-                (void) write(e->wake_fd, &(uint64_t) { 1 }, sizeof(uint64_t)); /* full is awake */
+                (void) write(e->wake_fd, &(uint64_t){ 1 }, sizeof(uint64_t)); /* full is awake */
 }
 
 static int append_line(HubEvents *e, const HubEventPlace *place) {
@@ -275,7 +276,8 @@ int hub_events_append(HubEvents *e, const HubEvent *event) {
         HubEventPlace place = { .partition = p,
                                 .sequence = e->totals[p].next_sequence,
                                 .offset = s->base + s->size,
-                                .enqueued_usec = MAX(event->enqueued_usec, e->totals[p].last_usec) };
+                                .enqueued_usec =
+                                                MAX(event->enqueued_usec, e->totals[p].last_usec) };
         int r;
 
         place.enqueued_usec -= place.enqueued_usec % USEC_PER_MSEC; /* as the line has it */
@@ -298,11 +300,11 @@ void hub_events_info(HubEvents *e, unsigned partition, HubEventsInfo *ret) {
 
         assert(partition < HUB_EVENTS_PARTITIONS);
         hub_events_lock(e);
-        info = (HubEventsInfo) { .begin_sequence = t->next_sequence,
-                                 .last_sequence = t->next_sequence - 1,
-                                 .last_offset = t->last_offset,
-                                 .last_enqueued_usec = t->last_usec,
-                                 .empty = true };
+        info = (HubEventsInfo){ .begin_sequence = t->next_sequence,
+                                .last_sequence = t->next_sequence - 1,
+                                .last_offset = t->last_offset,
+                                .last_enqueued_usec = t->last_usec,
+                                .empty = true };
         for (size_t i = 0; i < e->n_segments && info.empty; i++) {
                 const EventRun *run = e->segments[i]->runs + partition;
 

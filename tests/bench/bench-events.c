@@ -1,6 +1,6 @@
-/* What the emulator's event store costs for a million events of 200-byte bodies: taking them, the start
- * after them, reading all partitions from the earliest event on; and beside it json-c, which makes a tree
- * of each line.
+/* What the emulator's event store costs for a million events of 200-byte bodies: taking them, the
+ * start after them, reading all partitions from the earliest event on; and beside it json-c, which
+ * makes a tree of each line.
  *
  *   bench-events [FOLDER]     on the disk of FOLDER, default: the working directory */
 #include <fcntl.h>
@@ -26,7 +26,8 @@
         } while (0)
 
 static HubEvents *open_store(int dir_fd) {
-        HubEventsLimits limits = { .retain_usec = USEC_INFINITY, .retain_bytes = UINT64_C(1) << 40 };
+        HubEventsLimits limits = { .retain_usec = USEC_INFINITY,
+                                   .retain_bytes = UINT64_C(1) << 40 };
         HubEvents *e;
         char *what;
 
@@ -49,8 +50,10 @@ static void append_all(HubEvents *e) {
                                    .body_size = BODY_BYTES };
 
                 (void) snprintf(device, sizeof(device), "device-%u", i % DEVICES);
-                event.bag_size = (size_t) snprintf(bag, sizeof(bag), "%%24.mid=message_%u&%%24.ct=application%%2Fjson"
-                                                   "&%%24.ce=utf-8&temperatureAlert=true", i);
+                event.bag_size = (size_t) snprintf(bag, sizeof(bag),
+                                                   "%%24.mid=message_%u&%%24.ct=application%%2Fjson"
+                                                   "&%%24.ce=utf-8&temperatureAlert=true",
+                                                   i);
                 TRY("hub_events_append", hub_events_append(e, &event) >= 0);
         }
 }
@@ -84,12 +87,14 @@ static unsigned read_all_with_json(void) {
 
         TRY("fopen", f && tokener);
         while ((size = getline(&line, &allocated, f)) > 0) {
-                _cleanup_json_ struct json_object *o = json_tokener_parse_ex(tokener, line, (int) size);
+                _cleanup_json_ struct json_object *o =
+                                json_tokener_parse_ex(tokener, line, (int) size);
                 const char *body;
                 size_t body_size;
 
                 json_tokener_reset(tokener);
-                n += o && json_get_string(o, "body", &body, &body_size) > 0 && body_size == BODY_BYTES;
+                n += o && json_get_string(o, "body", &body, &body_size) > 0 &&
+                     body_size == BODY_BYTES;
         }
         (void) fclose(f); /* only read */
         free(line);

@@ -1,7 +1,6 @@
-/* Goal: an event comes back from its line as it went in, and no other text is taken for one or reads
- * beyond its end.
- * Method: random events of every kind of text; each byte as a body; another JSON parser beside ours;
- * a line cut and changed at each of its bytes. */
+/* Goal: an event comes back from its line as it went in, and no other text is taken for one or
+ * reads beyond its end. Method: random events of every kind of text; each byte as a body; another
+ * JSON parser beside ours; a line cut and changed at each of its bytes. */
 
 #include "tests/support/test.h"
 
@@ -12,7 +11,8 @@
 #include "lib/property-bag.h"
 #include "tests/support/random.h"
 
-/* The line without its newline, in memory of exactly that size, so that a sanitizer sees a step too far. */
+/* The line without its newline, in memory of exactly that size, so that a sanitizer sees a step too
+ * far. */
 static char *make_line(const HubEvent *e, const HubEventPlace *place, size_t *ret_size) {
         _cleanup_(buffer_done) Buffer out = { 0 };
         char *line;
@@ -42,15 +42,19 @@ TEST(all_members_come_back) {
                 .generation = 639311608842312430,
                 .auth = { HUB_AUTH_SCOPE_MODULE, HUB_AUTH_TYPE_X509 },
                 .model_id = "dtmi:com:example:Thing;1",
-                .bag = "%24.mid=1&%24.cid=2&%24.uid=3&%24.ct=4&%24.ce=5&%24.ctime=6&%24.exp=7&%24.to=8&"
+                .bag = "%24.mid=1&%24.cid=2&%24.uid=3&%24.ct=4&%24.ce=5&%24.ctime=6&%24.exp=7&%24."
+                       "to=8&"
                        "%24.sub=9&%24.ifid=10&%24.on=11&%24.schema=12&%24.other=13&b=%22%5C&a=&c",
-                .bag_size = strlen("%24.mid=1&%24.cid=2&%24.uid=3&%24.ct=4&%24.ce=5&%24.ctime=6&%24.exp=7&%24.to=8&"
-                                   "%24.sub=9&%24.ifid=10&%24.on=11&%24.schema=12&%24.other=13&b=%22%5C&a=&c"),
+                .bag_size = strlen("%24.mid=1&%24.cid=2&%24.uid=3&%24.ct=4&%24.ce=5&%24.ctime=6&%"
+                                   "24.exp=7&%24.to=8&"
+                                   "%24.sub=9&%24.ifid=10&%24.on=11&%24.schema=12&%24.other=13&b=%"
+                                   "22%5C&a=&c"),
                 .body = "x",
                 .body_size = 1,
                 .retain = true,
         };
-        static const HubEventPlace place = { 3, INT64_MAX, INT64_MAX - 1, UINT64_C(1767251289123000) };
+        static const HubEventPlace place = { 3, INT64_MAX, INT64_MAX - 1,
+                                             UINT64_C(1767251289123000) };
         static const char *const properties[][2] = {
                 { "b", "\"\\" }, { "a", "" }, { "c", "" }, { "mqtt-retain", "true" }
         };
@@ -90,10 +94,12 @@ TEST(all_members_come_back) {
 
 /* A text of characters that JSON, UTF-8 or the bag treat in their own ways. */
 static void random_text(Random *random, char *out, size_t pieces) {
-        static const char *const some[] = { "a",    "\"",   "\\",       "/",        "\n",           "\x01",
-                                            "\x1f", "\x7f", "\xc2\x80", "\xc2\x9f", "\xc2\xa0",     "\xc3\xbf",
-                                            "u00",  "}",    "{",        ",",        "\xe2\x82\xac", "\xf0\x9f\x98\x80",
-                                            "%",    "&",    "=",        "\":\"" };
+        static const char *const some[] = {
+                "a",    "\"",   "\\",       "/",        "\n",           "\x01",
+                "\x1f", "\x7f", "\xc2\x80", "\xc2\x9f", "\xc2\xa0",     "\xc3\xbf",
+                "u00",  "}",    "{",        ",",        "\xe2\x82\xac", "\xf0\x9f\x98\x80",
+                "%",    "&",    "=",        "\":\""
+        };
 
         *out = '\0';
         for (size_t i = random_below(random, pieces + 1); i > 0; i--)
@@ -135,10 +141,13 @@ TEST(random_events_come_back_as_another_parser_reads_them) {
                 ck_assert_uint_eq(s.event.body_size, e.body_size);
                 ck_assert_mem_eq(s.event.body, body, e.body_size);
                 ck_assert_int_eq(json_get_object(o, "properties", &properties), 1);
-                ck_assert_uint_eq(s.event.n_properties, (size_t) json_object_object_length(properties));
+                ck_assert_uint_eq(s.event.n_properties,
+                                  (size_t) json_object_object_length(properties));
                 for (size_t k = 0; k < s.event.n_properties; k++) {
-                        ck_assert_int_eq(json_get_string(properties, s.event.properties[k].name.data,
-                                                         &text, &size), 1);
+                        ck_assert_int_eq(json_get_string(properties,
+                                                         s.event.properties[k].name.data, &text,
+                                                         &size),
+                                         1);
                         assert_text(s.event.properties[k].value, text);
                 }
         }
@@ -155,8 +164,9 @@ TEST(bodies_of_any_bytes_come_back) {
                 size_t n;
 
                 for (size_t k = 0; k < sizeof(body); k++)
-                        body[k] = (uint8_t) (i < 256 ? i : random_u64(&random) & (i & 1 ? 0xff : 0x7f));
-                line = make_line(&e, &(HubEventPlace) { 0 }, &n);
+                        body[k] = (uint8_t) (i < 256 ? i :
+                                                       random_u64(&random) & (i & 1 ? 0xff : 0x7f));
+                line = make_line(&e, &(HubEventPlace){ 0 }, &n);
                 assert_ok(hub_event_scan(&s, line, n));
                 ck_assert_uint_eq(s.event.body_size, e.body_size);
                 ck_assert_ptr_nonnull(s.event.body);
@@ -178,7 +188,7 @@ TEST(a_line_cut_at_any_byte_is_none) {
         _cleanup_free_ char *whole = NULL;
         size_t n;
 
-        whole = make_line(&typical, &(HubEventPlace) { .offset = 12 }, &n);
+        whole = make_line(&typical, &(HubEventPlace){ .offset = 12 }, &n);
         for (size_t k = 0; k < n; k++) {
                 _cleanup_free_ char *line = malloc(MAX(k, 1U));
 
@@ -194,7 +204,7 @@ TEST(a_line_changed_at_any_byte_does_no_harm) {
         _cleanup_free_ char *whole = NULL;
         size_t n;
 
-        whole = make_line(&typical, &(HubEventPlace) { .offset = 12 }, &n);
+        whole = make_line(&typical, &(HubEventPlace){ .offset = 12 }, &n);
         for (size_t k = 0; k < n; k++)
                 for (unsigned c = 0; c < 256; c++) {
                         _cleanup_free_ char *line = malloc(n);
@@ -220,7 +230,8 @@ TEST(text_that_json_allows_and_we_do_not_write_is_refused) {
                 "{\"deviceId\": \"d\"}",
                 "{\"deviceId\":\"d\",\"partition\":00,\"sequenceNumber\":0,\"offset\":\"0\"",
                 "{\"deviceId\":\"d\",\"partition\":0,\"sequenceNumber\":-1,\"offset\":\"0\"",
-                "{\"deviceId\":\"d\",\"partition\":0,\"sequenceNumber\":9223372036854775808,\"offset\":\"0\"",
+                "{\"deviceId\":\"d\",\"partition\":0,\"sequenceNumber\":9223372036854775808,"
+                "\"offset\":\"0\"",
                 "{\"deviceId\":\"\\u0000\",\"partition\":0,\"sequenceNumber\":0,\"offset\":\"0\","
                 "\"enqueuedTime\":\"2026-01-01T07:08:09.123Z\"",
                 "{\"deviceId\":\"d\",\"partition\":0,\"sequenceNumber\":0,\"offset\":\"0\","

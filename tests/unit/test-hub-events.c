@@ -1,7 +1,7 @@
 /* Goal: what was appended is read, once, in order, from wherever a reader asked to begin, whatever
  * happened to the files in between.
- * Method: a store in a temporary folder with small limits; restarts, cut and changed files, clocks of the
- * test's own; readers on other threads while events come. */
+ * Method: a store in a temporary folder with small limits; restarts, cut and changed files, clocks
+ * of the test's own; readers on other threads while events come. */
 
 #include "tests/support/test.h"
 
@@ -20,8 +20,8 @@
 #include "tests/support/random.h"
 
 #define START (UINT64_C(1767251289) * USEC_PER_SEC)
-#define SMALL ((HubEventsLimits) { .retain_usec = USEC_INFINITY, .retain_bytes = 1024 * 1024 })
-#define ROOMY ((HubEventsLimits) { .retain_usec = USEC_INFINITY, .retain_bytes = UINT64_C(1) << 40 })
+#define SMALL ((HubEventsLimits){ .retain_usec = USEC_INFINITY, .retain_bytes = 1024 * 1024 })
+#define ROOMY ((HubEventsLimits){ .retain_usec = USEC_INFINITY, .retain_bytes = UINT64_C(1) << 40 })
 
 static int open_dir(void) {
         _cleanup_free_ char *path = test_tempdir();
@@ -116,7 +116,9 @@ TEST(a_device_is_in_the_same_partition_everywhere) {
         static const struct {
                 const char *id;
                 unsigned partition;
-        } known[] = { { "windmill", 2 }, { "d1", 3 }, { "d2", 2 }, { "device-0", 0 }, { "device-1", 3 } };
+        } known[] = {
+                { "windmill", 2 }, { "d1", 3 }, { "d2", 2 }, { "device-0", 0 }, { "device-1", 3 }
+        };
         unsigned n[HUB_EVENTS_PARTITIONS] = { 0 };
 
         for (size_t i = 0; i < ELEMENTSOF(known); i++)
@@ -157,7 +159,7 @@ TEST(numbers_offsets_and_times_rise_within_a_partition_over_restarts) {
         usec_t clock = START, created = 0;
 
         for (unsigned p = 0; p < HUB_EVENTS_PARTITIONS; p++)
-                last[p] = (HubEventPlace) { .sequence = -1, .offset = -1 };
+                last[p] = (HubEventPlace){ .sequence = -1, .offset = -1 };
         for (unsigned round = 0; round < 5; round++) {
                 _cleanup_(hub_events_freep) HubEvents *e = open_events(dir_fd, ROOMY);
 
@@ -169,7 +171,8 @@ TEST(numbers_offsets_and_times_rise_within_a_partition_over_restarts) {
 
                         (void) snprintf(device, sizeof(device), "d%u", i % 7);
                         clock += random_below(&random, 3) * USEC_PER_SEC; /* and sometimes back */
-                        append_at(e, device, "x", clock - random_below(&random, 5) * USEC_PER_MINUTE);
+                        append_at(e, device, "x",
+                                  clock - random_below(&random, 5) * USEC_PER_MINUTE);
                 }
         }
         _cleanup_(hub_events_freep) HubEvents *e = open_events(dir_fd, ROOMY);
@@ -257,21 +260,28 @@ TEST(a_place_beyond_the_end_is_named_and_a_time_is_waited_for) {
                 int64_t value;
                 const char *want;
         } cases[] = {
-                { HUB_EVENTS_FROM_SEQUENCE, 3, "the sequence number 3 is not valid: the last one of the partition is 2" },
+                { HUB_EVENTS_FROM_SEQUENCE, 3,
+                  "the sequence number 3 is not valid: the last one of the partition is 2" },
                 { HUB_EVENTS_FROM_SEQUENCE, INT64_MAX, "9223372036854775807" },
-                { HUB_EVENTS_FROM_OFFSET, 100000, "the offset 100000 is not valid: the last one of the partition is " },
+                { HUB_EVENTS_FROM_OFFSET, 100000,
+                  "the offset 100000 is not valid: the last one of the partition is " },
         };
         HubEventsReader *none;
         char *reason;
 
-        assert_error(hub_events_reader_open(e, p, &(HubEventsPosition) { HUB_EVENTS_FROM_OFFSET, 0, false },
-                                            &none, &reason), -ERANGE);
+        assert_error(hub_events_reader_open(
+                                     e, p, &(HubEventsPosition){ HUB_EVENTS_FROM_OFFSET, 0, false },
+                                     &none, &reason),
+                     -ERANGE);
         ck_assert_str_eq(reason, "the offset 0 is not valid: the partition has had no event yet");
         free(reason);
         append_numbers(e, "d", 0, 3);
         for (size_t i = 0; i < ELEMENTSOF(cases); i++) {
-                assert_error(hub_events_reader_open(e, p, &(HubEventsPosition) { cases[i].from, cases[i].value, false },
-                                                    &none, &reason), -ERANGE);
+                assert_error(hub_events_reader_open(e, p,
+                                                    &(HubEventsPosition){ cases[i].from,
+                                                                          cases[i].value, false },
+                                                    &none, &reason),
+                             -ERANGE);
                 ck_assert_msg(strstr(reason, cases[i].want) != NULL, "%s", reason);
                 free(reason);
         }
@@ -356,7 +366,8 @@ TEST(the_oldest_files_go_when_there_is_too_much) {
 
 TEST(what_is_too_old_goes_by_the_clock) {
         _cleanup_close_ int dir_fd = open_dir();
-        HubEventsLimits limits = { .retain_usec = 100 * USEC_PER_SEC, .retain_bytes = UINT64_C(1) << 30 };
+        HubEventsLimits limits = { .retain_usec = 100 * USEC_PER_SEC,
+                                   .retain_bytes = UINT64_C(1) << 30 };
         usec_t now = now_usec(CLOCK_REALTIME);
         _cleanup_(hub_events_freep) HubEvents *e = open_events(dir_fd, limits);
         _cleanup_(hub_events_reader_freep) HubEventsReader *r = open_earliest(e, "d");
@@ -434,7 +445,8 @@ TEST(a_damaged_file_is_named_with_its_line) {
         /* The second line is gone. */
         memcpy(changed, text, size);
         memmove(changed + (second - text), third, size - (size_t) (third - text));
-        assert_ok(replace_file_at(dir_fd, HUB_EVENTS_FILE, changed, size - (size_t) (third - second), 0640));
+        assert_ok(replace_file_at(dir_fd, HUB_EVENTS_FILE, changed,
+                                  size - (size_t) (third - second), 0640));
         assert_damaged(dir_fd, "events.jsonl, line 2: its offset is not its place in the stream");
 
         assert_ok(replace_file_at(dir_fd, HUB_EVENTS_FILE, text, size, 0640));
@@ -445,7 +457,8 @@ TEST(a_damaged_file_is_named_with_its_line) {
 TEST(a_line_that_somebody_changed_is_told_and_passed) {
         /* It is no line, or one of another event. */
         static const char *const changes[][2] = { { "{\"deviceId", "[" },
-                                                  { "\"sequenceNumber\":1", "\"sequenceNumber\":2" },
+                                                  { "\"sequenceNumber\":1",
+                                                    "\"sequenceNumber\":2" },
                                                   { "\"partition\":3", "\"partition\":0" } };
         _cleanup_close_ int dir_fd = open_dir();
 
@@ -537,7 +550,8 @@ TEST(files_that_do_not_follow_each_other_are_named) {
         place.offset = 100000000;
         assert_ok(hub_event_format(&event, &place, &line));
         assert_ok(replace_file_at(dir_fd, HUB_EVENTS_FILE, line.data, line.size, 0640));
-        assert_damaged(dir_fd, "events.jsonl, line 1: its sequence number does not follow the one before");
+        assert_damaged(dir_fd,
+                       "events.jsonl, line 1: its sequence number does not follow the one before");
 
         line.size = 0;
         place.sequence = 100000000;
@@ -698,8 +712,9 @@ TEST_LOOP(readers_on_other_threads_see_all_that_is_kept, 2) {
         Follower followers[THREADS];
 
         for (unsigned i = 0; i < THREADS; i++) {
-                followers[i] = (Follower) { .events = e, .last = -1 };
-                ck_assert_int_eq(pthread_create(&followers[i].thread, NULL, follow, followers + i), 0);
+                followers[i] = (Follower){ .events = e, .last = -1 };
+                ck_assert_int_eq(pthread_create(&followers[i].thread, NULL, follow, followers + i),
+                                 0);
         }
         append_numbers(e, "d", 0, BUSY_EVENTS);
         for (unsigned i = 0; i < THREADS; i++) {

@@ -11,7 +11,7 @@
 
 #define RETRY_MIN USEC_PER_SEC
 #define RETRY_MAX USEC_PER_MINUTE
-#define READ_TRIES 3U /* before a record that cannot be read, in a file that can, is given up */
+#define READ_TRIES 3U /* in a row, before a record that cannot be read, in a file that can, is given up */
 
 /* Of a message that was rejected, from then until its end is decided. */
 typedef struct OutboxReject {
@@ -29,6 +29,7 @@ typedef struct OutboxReject {
         char *reason;
         bool copied;            /* the letter is durable, or there is to be none */
         bool unreadable;        /* the last try found the record damaged, or the disk refused it and gave another part */
+        unsigned n_unreadable;  /* so many tries in a row: those that failed for another reason say nothing about the record */
         unsigned n_failures;
         usec_t retry_at;        /* CLOCK_BOOTTIME */
         int result;
@@ -66,6 +67,7 @@ static int copy_letter(OutboxReject *j) {
         _cleanup_free_ uint8_t *record = NULL;
         int r;
 
+        j->unreadable = false;
         record = malloc(j->size);
         if (!record)
                 return -ENOMEM;
@@ -137,12 +139,13 @@ static void reject_done(Outbox *o, OutboxBackgroundJob *job) {
         j->segment->n_pins--;
         o->n_dead_letters = j->n_letters;
         o->dead_letter_bytes = j->letter_bytes;
+        j->n_unreadable = j->unreadable ? j->n_unreadable + 1 : 0;
         if (j->result == -EMSGSIZE)
                 end_rejected(o, j, ", without a copy because it is larger than the space for dead letters");
         else if (j->result >= 0) {
                 end_rejected(o, j, "");
                 outbox_rejects_retry(o, /* now= */ true);
-        } else if (j->unreadable && j->n_failures + 1 >= READ_TRIES)
+        } else if (j->n_unreadable >= READ_TRIES)
                 end_lost(o, j);
         else
                 try_later(o, j, j->result);

@@ -25,6 +25,7 @@
 static const uint64_t broken_once[] = {
         9004179, /* a spare of a killed process was not synced before its use */
         9004283, /* the segment of a batch's first try was back and stood before the second's */
+        5003900, /* one failed read gave a rejected message up, whose copy had failed before as the disk was read-only */
         9008986, /* the model did not know that a confirmation which a crash forgot may expire */
         9009245, /* nor that an end which was decided stands when the clock steps back */
 };

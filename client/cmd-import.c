@@ -419,6 +419,8 @@ static int report(Import *im) {
                 printf("%" PRIu64 " done, %" PRIu64 " were so already, %" PRIu64 " failed, in %s\n",
                        im->n_done, im->n_already, im->n_failed,
                        format_timespan(span, sizeof(span), span_usec));
+        if (im->reader.line == 0 && im->exit_code == EX_OK)
+                say_error("The input is empty");
         if (im->failed)
                 say_error("What failed is in %s, to be given to import again", im->failed_path);
         if (stopped(im))

@@ -63,7 +63,7 @@ static int read_payload(const InvokeSettings *s, const char *argument, char **re
 }
 
 /* The payload is any JSON value; without one there is no member. */
-static int add_payload(struct json_object *body, const char *text, size_t n) {
+static int add_payload(struct json_object *body, const char *where, const char *text, size_t n) {
         struct json_object *payload = NULL;
         size_t at;
         int r;
@@ -74,7 +74,7 @@ static int add_payload(struct json_object *body, const char *text, size_t n) {
         }
         r = json_value_parse(text, n, &payload, &at);
         if (r == -EINVAL) {
-                say_error("The payload is no JSON, at byte %zu; a text needs quotes: '\"on\"'", at);
+                say_error("%s is no JSON, at byte %zu; a text needs quotes: '\"on\"'", where, at);
                 return EX_DATAERR;
         }
         if (r < 0 || json_object_object_add(body, "payload", payload) < 0) {
@@ -96,7 +96,7 @@ static int make_call(const InvokeSettings *s, char **argv, int argc, struct json
             json_add_u64(body, "responseTimeoutInSeconds", s->timeout_usec / USEC_PER_SEC) < 0 ||
             json_add_u64(body, "connectTimeoutInSeconds", s->connect_timeout_usec / USEC_PER_SEC) < 0)
                 return say_out_of_memory();
-        return payload ? add_payload(body, payload, n) : EX_OK;
+        return payload ? add_payload(body, s->file ? s->file : "The payload", payload, n) : EX_OK;
 }
 
 static int show_result(const Globals *g, struct json_object *o) {
@@ -138,6 +138,10 @@ static int cmd_invoke(const Verb *verb, Globals *g, int argc, char **argv) {
                 return verb_parse_exit_code(r);
         name = (IdentityName){ argv[0], s.module };
         r = identity_name_check(&name);
+        if (r == EX_OK && !*argv[1]) {
+                say_error("\"\" is no name of a method");
+                r = EX_USAGE;
+        }
         if (r == EX_OK)
                 r = check_settings(&s);
         if (r == EX_OK)

@@ -180,13 +180,16 @@ static int make_patch(const TwinSettings *s, const char *argument, struct json_o
         size_t at;
         int r;
 
-        r = read_text(s, argument, &text);
+        r = identity_guard_check(&s->guard);
+        if (r == EX_OK)
+                r = read_text(s, argument, &text);
         if (r != EX_OK)
                 return r;
         if (text) {
                 r = twin_patch_parse(text, strlen(text), &patch, &at);
                 if (r == -EINVAL) {
-                        say_error("The change is no JSON object, at byte %zu", at);
+                        say_error("%s is no JSON object, at byte %zu",
+                                  s->file ? s->file : "The change", at);
                         return EX_DATAERR;
                 }
                 if (r < 0)

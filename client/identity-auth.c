@@ -142,6 +142,29 @@ static int read_thumbprint(const AuthSettings *s, int i, char **ret) {
         return r < 0 ? say_out_of_memory() : EX_OK;
 }
 
+bool identity_auth_given(const AuthSettings *s) {
+        for (int i = 0; i < 2; i++)
+                if (s->keys[i] || s->key_files[i] || s->thumbprints[i] || s->certificates[i])
+                        return true;
+        return s->type;
+}
+
+/* A key or a certificate is given once. */
+static int check_pairs(const AuthSettings *s) {
+        for (int i = 0; i < 2; i++) {
+                if (s->keys[i] && s->key_files[i]) {
+                        say_error("Either --%s-key or --%s-key-file", ordinals[i], ordinals[i]);
+                        return EX_USAGE;
+                }
+                if (s->thumbprints[i] && s->certificates[i]) {
+                        say_error("Either --%s-thumbprint or --%s-certificate", ordinals[i],
+                                  ordinals[i]);
+                        return EX_USAGE;
+                }
+        }
+        return EX_OK;
+}
+
 /* The hub's name of the type; NULL where no option is about it. */
 static int resolve_type(const AuthSettings *s, const char **ret) {
         static const struct {
@@ -158,6 +181,8 @@ static int resolve_type(const AuthSettings *s, const char **ret) {
                                   s->certificates[1];
         const char *type = NULL;
 
+        if (check_pairs(s) != EX_OK)
+                return EX_USAGE;
         if (keys && certificates) {
                 say_error("A device signs in with keys or with certificates, not with both");
                 return EX_USAGE;
@@ -210,6 +235,21 @@ static int complete_keys(char *keys[2]) {
         return r;
 }
 
+/* With neither of its own nor any before, nobody could sign in. */
+static bool lacks_thumbprint(struct json_object *o, const char *type, char *const thumbprints[2]) {
+        struct json_object *authentication, *before;
+        const char *old;
+
+        if (!type || !streq(type, "selfSigned") || thumbprints[0] || thumbprints[1])
+                return false;
+        for (int i = 0; i < 2; i++)
+                if (json_get_object(o, "authentication", &authentication) > 0 &&
+                    json_get_object(authentication, "x509Thumbprint", &before) > 0 &&
+                    json_get_string(before, thumbprint_fields[i], &old, NULL) > 0)
+                        return false;
+        return true;
+}
+
 static int apply(struct json_object *o, const char *type, char *keys[2], char *thumbprints[2]) {
         struct json_object *authentication;
         const char *old_type = NULL;
@@ -245,6 +285,10 @@ int identity_auth_apply(const AuthSettings *s, struct json_object *o) {
                 r = read_key(s, i, keys + i);
                 if (r == EX_OK)
                         r = read_thumbprint(s, i, thumbprints + i);
+        }
+        if (r == EX_OK && lacks_thumbprint(o, type, thumbprints)) {
+                say_error("--auth x509 needs --primary-thumbprint or --primary-certificate");
+                r = EX_USAGE;
         }
         if (r == EX_OK && type && apply(o, type, keys, thumbprints) < 0)
                 r = say_out_of_memory();

@@ -2,6 +2,8 @@
  * "authentication" of an identity. */
 #pragma once
 
+#include <stdbool.h>
+
 #include <json-c/json.h>
 
 #include "client/options.h"
@@ -38,6 +40,9 @@ typedef struct AuthSettings {
  * name is kept where the type stays the same; a key that is missing is made. Keys that stood on the
  * command line are erased there. EX_OK or the exit code, told. */
 int identity_auth_apply(const AuthSettings *s, struct json_object *o);
+
+/* Whether some option is about it. */
+bool identity_auth_given(const AuthSettings *s);
 
 /* 32 random bytes in base64; erase it. 0, -ENOMEM or -errno. */
 int identity_key_make(char **ret);

@@ -110,7 +110,7 @@ static int check_ids(struct json_object *item, const char **reterr_text) {
         const char *id = NULL, *module = NULL;
         size_t n;
 
-        *reterr_text = "the id is missing or none";
+        *reterr_text = "\"id\" is missing, or no id: 1 to 128 of A-Z a-z 0-9 and some signs";
         if (json_get_string(item, "id", &id, &n) <= 0 || strlen(id) != n ||
             hub_device_id_check(id, false) < 0)
                 return -EINVAL;

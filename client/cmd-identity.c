@@ -209,7 +209,7 @@ int cmd_identity_show(const Verb *verb, Globals *g, int argc, char **argv) {
 static int check_change(const Settings *s) {
         if (identity_auth_given(&s->auth) || s->status || s->status_reason || s->managed_by ||
             s->parent || s->edge || s->no_edge)
-                return identity_guard_check(&s->guard);
+                return EX_OK;
         say_error("What to change is missing; --help lists the options");
         return EX_USAGE;
 }
@@ -257,8 +257,6 @@ static int set_status(const Verb *verb, Globals *g, const char *status, int argc
         r = verb_parse(verb, g, &s, &argc, &argv);
         if (r <= 0)
                 return verb_parse_exit_code(r);
-        if (identity_guard_check(&s.guard) != EX_OK)
-                return EX_USAGE;
         if (!s.status_reason)
                 s.status_reason = ""; /* the reason for the old status is none for the new one */
         exit_code = hub_session_open(g, /* quiet= */ false, &h);
@@ -327,8 +325,6 @@ int cmd_identity_delete(const Verb *verb, Globals *g, int argc, char **argv) {
         r = verb_parse(verb, g, &s, &argc, &argv);
         if (r <= 0)
                 return verb_parse_exit_code(r);
-        if (identity_guard_check(&s.guard) != EX_OK)
-                return EX_USAGE;
         exit_code = hub_session_open(g, /* quiet= */ false, &h);
         if (exit_code != EX_OK)
                 return exit_code;
@@ -414,8 +410,6 @@ int cmd_identity_renew_key(const Verb *verb, Globals *g, int argc, char **argv) 
                 say_error("--key: \"%s\" is not primary, secondary, both or swap", s.which);
                 return EX_USAGE;
         }
-        if (identity_guard_check(&s.guard) != EX_OK)
-                return EX_USAGE;
         name = name_of(verb, argv);
         r = hub_session_open(g, /* quiet= */ false, &h);
         if (r == EX_OK)

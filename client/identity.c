@@ -255,13 +255,6 @@ int identity_show(const HubSession *h, const Globals *g, struct json_object *o, 
         return EX_OK;
 }
 
-int identity_guard_check(const IdentityGuard *guard) {
-        if (!guard->etag || !guard->force)
-                return EX_OK;
-        say_error("--etag and --force exclude each other");
-        return EX_USAGE;
-}
-
 int identity_guard_header(const IdentityGuard *guard, struct json_object *before, char **ret) {
         const char *etag = guard->force ? "*" : guard->etag;
         size_t n;

@@ -69,9 +69,6 @@ typedef struct IdentityGuard {
         { "force", 0, NULL, "Whatever others have changed meanwhile", option_flag,                 \
           offsetof(settings, member.force) }
 
-/* EX_OK, or EX_USAGE after telling that both were given. */
-int identity_guard_check(const IdentityGuard *guard);
-
 /* The If-Match header: quoted, or "*". before: what was read. 0, -EINVAL (no etag known) or -ENOMEM. */
 int identity_guard_header(const IdentityGuard *guard, struct json_object *before, char **ret);
 

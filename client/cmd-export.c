@@ -1,5 +1,7 @@
-/* All devices into a file. A query gives the twins, page by page; keys are in no twin, so each identity of
- * a page is read by a call of its own, several under way, and the page is written in its order. */
+/* All devices and modules into a file. A query gives the twins, page by page; keys are in no twin, and the
+ * list of identities has no second page, so each identity of a page is read by a call of its own,
+ * several under way, and the page is written in its order. Where one list holds all devices, it serves
+ * instead. Modules come behind the devices: import makes them in that order. */
 #include <fcntl.h>
 
 #include "lib/fd-util.h"
@@ -11,6 +13,7 @@
 #include "client/transfer-signal.h"
 
 #define PAGE_SIZE 500U
+#define LIST_MAX 1000U /* of the hub */
 #define CALLS_DEFAULT 8U
 #define CALLS_MAX 32U
 
@@ -23,10 +26,11 @@ typedef struct ExportSettings {
 static const Option export_options[] = {
         { "format", 0, "json|csv", "Lines of JSON (default), or CSV without tags and properties",
           option_string, offsetof(ExportSettings, format) },
-        { "where", 0, "CONDITION", "Only devices whose twin meets it, as in a query", option_path,
+        { "where", 0, "CONDITION", "Only devices whose twin meets it, as in a query, and no modules",
+          option_path,
           offsetof(ExportSettings, query_where) },
-        { "no-keys", 0, NULL, "Without keys: one call for each page and not one for each device",
-          option_flag, offsetof(ExportSettings, no_keys) },
+        { "no-keys", 0, NULL,
+          "Without keys: one call for each page and not one for each device or module", option_flag, offsetof(ExportSettings, no_keys) },
         { "calls", 0, "N", "Calls under way at once, 1 to 32 (default: 8)", option_u64,
           offsetof(ExportSettings, n_calls) },
         {},
@@ -38,7 +42,8 @@ typedef struct Export {
         FILE *out;
         bool csv;
         Progress progress;
-        uint64_t n_done, n_gone;
+        struct json_object *listed; /* identities by the device's id, or NULL */
+        uint64_t n_done, n_modules, n_gone;
         unsigned n_running;
         int exit_code;
 } Export;
@@ -62,14 +67,13 @@ static void on_identity(int exit_code, const RegistryAnswer *a, void *userdata) 
         free(r);
 }
 
-static int start_read(Export *e, const char *id, struct json_object **to) {
+static int start_read(Export *e, const IdentityName *name, struct json_object **to) {
         _cleanup_free_ char *path = NULL, *what = NULL;
-        const IdentityName name = { .device = id };
         Read *r = malloc(sizeof(*r));
         int k;
 
-        if (!r || identity_path("devices", &name, &path) < 0 ||
-            identity_what("read", &name, &what) < 0) {
+        if (!r || identity_path("devices", name, &path) < 0 ||
+            identity_what("read", name, &what) < 0) {
                 free(r);
                 return say_out_of_memory();
         }
@@ -101,23 +105,38 @@ static bool stopped(const Export *e) {
         return e->exit_code != EX_OK || transfer_signal() != 0;
 }
 
+/* From the list, of which it is taken. */
+static struct json_object *take_listed(Export *e, const IdentityName *name) {
+        struct json_object *o;
+
+        if (!e->listed || name->module || !json_object_object_get_ex(e->listed, name->device, &o))
+                return NULL;
+        json_object_get(o);
+        json_object_object_del(e->listed, name->device);
+        return o;
+}
+
 /* The identities of a page, each at the place of its twin. */
 static int read_identities(Export *e, struct json_object *page, struct json_object **identities) {
         int r = EX_OK;
 
         for (size_t i = 0; i < json_object_array_length(page) && r == EX_OK && !stopped(e); i++) {
                 struct json_object *twin = json_object_array_get_idx(page, i);
-                const char *id = json_object_is_type(twin, json_type_object) ?
-                                         identity_text(twin, "deviceId") :
-                                         NULL;
+                IdentityName name = {};
 
-                if (!id) {
+                if (json_object_is_type(twin, json_type_object))
+                        name = (IdentityName){ identity_text(twin, "deviceId"),
+                                               identity_text(twin, "moduleId") };
+                if (!name.device) {
                         say_error("The hub's answer is not understood");
                         r = EX_PROTOCOL;
                         break;
                 }
+                identities[i] = take_listed(e, &name);
+                if (identities[i])
+                        continue;
                 wait_for_room(e, (unsigned) e->settings->n_calls);
-                r = start_read(e, id, identities + i);
+                r = start_read(e, &name, identities + i);
         }
         wait_for_room(e, 1);
         return r != EX_OK ? r : e->exit_code;
@@ -148,6 +167,7 @@ static int write_record(Export *e, struct json_object *identity, struct json_obj
         if (line.data)
                 explicit_bzero(line.data, line.size);
         e->n_done++;
+        e->n_modules += identity_text(item, "moduleId") != NULL;
         return EX_OK;
 }
 
@@ -173,12 +193,12 @@ static int write_page(Export *e, struct json_object *page) {
         return r;
 }
 
-static int export_all(Export *e) {
+static int export_twins(Export *e, const char *from) {
         _cleanup_json_ struct json_object *body = json_object_new_object();
         _cleanup_free_ char *continuation = NULL, *text = NULL;
         int r;
 
-        if (asprintf(&text, "SELECT * FROM devices%s%s", e->settings->query_where ? " WHERE " : "",
+        if (asprintf(&text, "SELECT * FROM %s%s%s", from, e->settings->query_where ? " WHERE " : "",
                      strempty(e->settings->query_where)) < 0)
                 text = NULL;
         if (!body || !text || json_add_string(body, "query", text) < 0)
@@ -203,6 +223,58 @@ static int export_all(Export *e) {
                 free(continuation);
                 continuation = TAKE_PTR(a.continuation);
         } while (r == EX_OK && continuation && !stopped(e));
+        return r;
+}
+
+/* One call instead of many, which counts where the hub takes 100 a minute. */
+static int list_devices(Export *e) {
+        _cleanup_(registry_answer_done) RegistryAnswer a = {};
+        char query[16];
+        int r;
+
+        snprintf(query, sizeof(query), "top=%u", LIST_MAX);
+        r = registry_client_call(e->session.client,
+                                 &(RegistryRequest){ .method = "GET",
+                                                     .path = "/devices",
+                                                     .query = query,
+                                                     .what = "Cannot export the devices" },
+                                 &a);
+        if (r != EX_OK)
+                return r;
+        e->listed = json_object_new_object();
+        if (!e->listed)
+                return say_out_of_memory();
+        for (size_t i = 0; json_object_is_type(a.body, json_type_array) && i < json_object_array_length(a.body); i++) {
+                struct json_object *o = json_object_array_get_idx(a.body, i);
+                const char *id = json_object_is_type(o, json_type_object) ? identity_text(o, "deviceId") : NULL;
+
+                if (id && json_add(e->listed, id, json_object_get(o)) < 0)
+                        return say_out_of_memory();
+        }
+        return EX_OK;
+}
+
+static void forget_listed(Export *e) {
+        if (e->listed) {
+                json_object_object_foreach(e->listed, id, o) {
+                        (void) id; /* the macro needs its name */
+                        identity_remove_keys(o);
+                }
+        }
+        json_object_put(e->listed);
+        e->listed = NULL;
+}
+
+static int export_all(Export *e, uint64_t n_devices) {
+        int r = EX_OK;
+
+        if (!e->settings->no_keys && n_devices > 0 && n_devices <= LIST_MAX)
+                r = list_devices(e);
+        if (r == EX_OK)
+                r = export_twins(e, "devices");
+        if (r == EX_OK && !e->settings->query_where && !stopped(e))
+                r = export_twins(e, "devices.modules");
+        forget_listed(e);
         return r;
 }
 
@@ -273,23 +345,28 @@ static int close_output(Export *e, int exit_code, const char *path, const char *
 
 static int run(Export *e, const char *path) {
         _cleanup_free_ char *partial = NULL;
+        uint64_t n_devices;
+        char modules[48] = "";
         int r;
 
         r = open_output(e, path, &partial);
         if (r != EX_OK)
                 return r;
         transfer_signal_watch();
-        progress_begin(&e->progress, "devices", count_devices(e));
+        n_devices = count_devices(e);
+        progress_begin(&e->progress, "devices", n_devices);
         write_header(e);
-        r = export_all(e);
+        r = export_all(e, n_devices);
         if (r == EX_OK)
                 r = e->exit_code;
         progress_end(&e->progress);
         r = close_output(e, r, path, partial);
+        if (e->n_modules > 0)
+                snprintf(modules, sizeof(modules), " and %" PRIu64 " modules", e->n_modules);
         if (r == EX_OK && transfer_signal() == 0)
-                say_error("%" PRIu64 " devices exported", e->n_done);
+                say_error("%" PRIu64 " devices%s exported", e->n_done - e->n_modules, modules);
         else
-                say_error("Stopped after %" PRIu64 " devices", e->n_done);
+                say_error("Stopped after %" PRIu64 " devices%s", e->n_done - e->n_modules, modules);
         return r;
 }
 
@@ -325,7 +402,7 @@ const Verb verb_device_export = {
         .arguments = "[FILE]",
         .arguments_min = 0,
         .arguments_max = 1,
-        .summary = "Write all devices as lines that import reads",
+        .summary = "Write all devices and modules as lines that import reads",
         .description = "FILE is standard output by default; it is for its owner only, since it holds keys.",
         .options = export_options,
         .run = cmd_export,

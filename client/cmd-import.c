@@ -63,7 +63,8 @@ typedef struct Import {
 
         struct json_object *batch; /* under way to be filled; NULL: empty */
         struct json_object *again; /* items to be sent once more, as updates */
-        unsigned n_running;
+        struct Call *calls;        /* under way */
+        unsigned n_running;        /* how many */
         FILE *failed;
         char *failed_path;
         Progress progress;
@@ -74,6 +75,7 @@ typedef struct Import {
 typedef struct Call {
         Import *import;
         struct json_object *items;
+        struct Call *next;
 } Call;
 
 static void tell_failure(Import *im, struct json_object *item, const char *reason) {
@@ -164,6 +166,17 @@ static int add_to(struct json_object **list, struct json_object *item) {
         return 0;
 }
 
+/* What was to be deleted is not there. A hub that takes the call and speaks of the login at a module means
+ * that the module's device is missing. */
+static bool is_gone(const HubErrorRule *rule, struct json_object *item) {
+        const char *module;
+
+        if (!rule)
+                return false;
+        return rule->exit_code == EXIT_NOT_FOUND ||
+               (rule->code == 401002 && json_get_string(item, "moduleId", &module, NULL) > 0);
+}
+
 static void settle_error(Import *im, struct json_object *item, struct json_object *error) {
         const HubErrorRule *rule = error_rule(error);
         const char *status = NULL, *mode = NULL;
@@ -178,7 +191,7 @@ static void settle_error(Import *im, struct json_object *item, struct json_objec
                         im->exit_code = say_out_of_memory();
                 return;
         }
-        if (rule && rule->exit_code == EXIT_NOT_FOUND && startswith(strempty(mode), "delete")) {
+        if (is_gone(rule, item) && startswith(strempty(mode), "delete")) {
                 im->n_already++;
                 return;
         }
@@ -222,7 +235,11 @@ static void settle(Import *im, struct json_object *items, int exit_code, const R
 
 static void on_done(int exit_code, const RegistryAnswer *a, void *userdata) {
         Call *c = userdata;
+        Call **link = &c->import->calls;
 
+        while (*link != c)
+                link = &(*link)->next;
+        *link = c->next;
         c->import->n_running--;
         settle(c->import, c->items, exit_code, a);
         json_object_put(c->items);
@@ -243,13 +260,15 @@ static int start_call(Import *im, struct json_object **list) {
 
         if (!c)
                 return say_out_of_memory();
-        *c = (Call){ im, TAKE_PTR(*list) };
+        *c = (Call){ im, TAKE_PTR(*list), NULL };
         r = registry_client_start(im->session.client, &q, on_done, c);
         if (r != EX_OK) {
                 json_object_put(c->items);
                 free(c);
                 return r;
         }
+        c->next = im->calls;
+        im->calls = c;
         im->n_running++;
         return EX_OK;
 }
@@ -318,6 +337,34 @@ static int parse_line(Import *im, const char *line, size_t n, struct json_object
         return r == -ENOMEM ? say_out_of_memory() : EX_OK;
 }
 
+/* Whether the device itself is among them. */
+static bool holds_device(struct json_object *items, const char *device) {
+        for (size_t i = 0; i < json_object_array_length(items); i++) {
+                struct json_object *item = json_object_array_get_idx(items, i);
+                const char *id, *module;
+
+                if (json_get_string(item, "id", &id, NULL) > 0 && streq(id, device) &&
+                    json_get_string(item, "moduleId", &module, NULL) <= 0)
+                        return true;
+        }
+        return false;
+}
+
+/* Calls that are under way end in any order: a module waits for that of its device. In one call the
+ * hub keeps the order. */
+static void wait_for_device_of(Import *im, struct json_object *item) {
+        const char *device, *module;
+
+        if (json_get_string(item, "moduleId", &module, NULL) <= 0 ||
+            json_get_string(item, "id", &device, NULL) <= 0)
+                return;
+        for (Call *c = im->calls; c; c = c->next)
+                if (holds_device(c->items, device)) {
+                        wait_for_room(im, 1);
+                        return;
+                }
+}
+
 static int take_line(Import *im, const char *line, size_t n) {
         _cleanup_json_ struct json_object *item = NULL;
         int r;
@@ -326,6 +373,7 @@ static int take_line(Import *im, const char *line, size_t n) {
         if (r != EX_OK || !item)
                 return r;
         im->n_items++;
+        wait_for_device_of(im, item);
         if (json_add_string(item, "importMode", im->import_mode) < 0 ||
             add_to(&im->batch, item) < 0)
                 return say_out_of_memory();

@@ -80,14 +80,17 @@ int registry_error(RegistryAnswer *a, unsigned status, const char *name, const c
         return r < 0 ? r : set_error(a, status, name, envelope(message, exception));
 }
 
-static struct json_object *code_body(unsigned code, const char *tracking, const char *text) {
+/* Seen: the order is another one where it is the whole body. */
+static struct json_object *code_body(bool nested, unsigned code, const char *tracking,
+                                     const char *text) {
         struct json_object *o = json_object_new_object();
         char stamp[FORMAT_TIMESTAMP_MAX];
 
         format_timestamp(stamp, sizeof(stamp), now_usec(CLOCK_REALTIME));
         if (!o || json_add_u64(o, "errorCode", code) < 0 ||
-            json_add_string(o, "trackingId", tracking) < 0 ||
+            (nested && json_add_string(o, "trackingId", tracking) < 0) ||
             json_add_string(o, "message", text) < 0 ||
+            (!nested && json_add_string(o, "trackingId", tracking) < 0) ||
             json_add_string(o, "timestampUtc", stamp) < 0) {
                 json_object_put(o);
                 return NULL;
@@ -110,7 +113,7 @@ int registry_error_code(RegistryAnswer *a, bool nested, const char *name, unsign
                 r = tracking_id(a, &tracking);
         if (r < 0)
                 return r;
-        o = code_body(code, tracking, text);
+        o = code_body(nested, code, tracking, text);
         if (!nested || !o)
                 return set_error(a, code / 1000, name, TAKE_PTR(o));
         inner = json_object_to_json_string_ext(

@@ -42,16 +42,18 @@ static const char *read_invocation(struct json_object *o, Invocation *ret) {
         int r;
 
         *ret = (Invocation){ .response_sec = RESPONSE_SEC_DEFAULT };
-        if (json_get_string(o, "methodName", &ret->name, &n) <= 0 || !is_name(ret->name, n))
-                return "methodName is missing or holds characters that it may not";
+        if (json_get_string(o, "methodName", &ret->name, &n) <= 0 || n == 0)
+                return "methodName is null or empty."; /* as seen */
+        if (!is_name(ret->name, n))
+                return "methodName holds characters that it may not";
         r = json_get_u64(o, "responseTimeoutInSeconds", &ret->response_sec);
         if (r == 0)
                 r = json_get_u64(o, "timeoutInSeconds", &ret->response_sec); /* of old clients */
         if (r < 0 || ret->response_sec < RESPONSE_SEC_MIN || ret->response_sec > RESPONSE_SEC_MAX)
-                return "responseTimeoutInSeconds is not in the range [5; 300]";
+                return "responseTimeoutInSeconds must be within [5; 300].";
         if (json_get_u64(o, "connectTimeoutInSeconds", &ret->connect_sec) < 0 ||
             ret->connect_sec > CONNECT_SEC_MAX)
-                return "connectTimeoutInSeconds is not in the range [0; 300]";
+                return "connectTimeoutInSeconds must be within [0; 300].";
         if (ret->connect_sec > ret->response_sec)
                 return "connectTimeoutInSeconds is greater than responseTimeoutInSeconds";
         ret->payload = read_payload(o);

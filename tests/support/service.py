@@ -29,11 +29,11 @@ class Service:
     def __exit__(self, *exception):
         self.connection.close()
 
-    def call(self, method, path, body=None, headers=None):
+    def call(self, method, path, body=None, headers=None, query=API):
         """(status, headers with lower-case names, body; parsed where it is JSON)."""
         headers = {"Authorization": self.token, "Content-Type": "application/json; charset=utf-8", **(headers or {})}
         data = None if body is None else body if isinstance(body, (str, bytes)) else json.dumps(body)
-        self.connection.request(method, f"{path}{'&' if '?' in path else '?'}{API}", data, headers)
+        self.connection.request(method, f"{path}{'&' if '?' in path else '?'}{query}", data, headers)
         answer = self.connection.getresponse()
         content = answer.read()
         got = {name.lower(): value for name, value in answer.getheaders()}

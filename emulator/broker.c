@@ -86,6 +86,7 @@ static int write_config(const BrokerOptions *o, const char *plugin) {
                            "plugin_opt_host %s\n"
                            "plugin_opt_secret %s\n"
                            "plugin_opt_token_grace %" PRIu64 "\n"
+                           "plugin_opt_amqp_port %" PRIu64 "\n"
                            "plugin_opt_retain_usec %" PRIu64 "\n"
                            "plugin_opt_retain_bytes %" PRIu64 "\n"
                            "plugin_opt_ready_fd %d\n"
@@ -96,7 +97,7 @@ static int write_config(const BrokerOptions *o, const char *plugin) {
                            "log_timestamp false\n"
                            "log_dest stderr\n"
                            "log_type error\n",
-                           PACKET_BYTES_MAX, plugin, o->host, o->secret, o->token_grace_sec,
+                           PACKET_BYTES_MAX, plugin, o->host, o->secret, o->token_grace_sec, o->amqp_port,
                            o->events.retain_usec, o->events.retain_bytes, READY_FD, HUB_REPORT_FD);
         /* As root it would change to a user who may not read the state; that also clears the death
          * signal. */

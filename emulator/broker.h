@@ -9,11 +9,13 @@
 
 #define BROKER_SOCKET "broker.sock"
 #define REGISTRY_SOCKET "registry.sock"
+#define AMQP_SOCKET "amqp.sock"
 
 typedef struct BrokerOptions {
         const char *host;
         const char *secret; /* as in hub-front.h */
         uint64_t token_grace_sec;
+        uint64_t amqp_port; /* as clients see it */
         HubEventsLimits events;
         int report_fd;
 } BrokerOptions;

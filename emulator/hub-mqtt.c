@@ -21,6 +21,8 @@
 #include "emulator/hub-c2d.h"
 #include "emulator/hub-c2d-call.h"
 #include "emulator/hub-link.h"
+#include "emulator/broker.h"
+#include "emulator/hub-amqp.h"
 #include "emulator/hub-registry.h"
 #include "emulator/hub-report.h"
 #include "emulator/hub-session.h"
@@ -47,6 +49,7 @@ typedef struct Plugin {
         HubLink *link;
         HubTroubles *troubles;
         HubRegistry *registry;
+        HubAmqp *amqp;
         char *secret; /* proves that a CONNECT came through the front */
         usec_t token_grace_usec;
         int ready_fd, report_fd;
@@ -498,6 +501,7 @@ static Plugin *plugin_free(Plugin *p) {
         if (p->link)
                 hub_link_stop(p->link);
         hub_registry_free(p->registry);
+        hub_amqp_free(p->amqp);
         hub_troubles_free(p->troubles);
         hub_link_free(p->link);
         if (p->sessions) {
@@ -516,7 +520,7 @@ DEFINE_CLEANUP(Plugin *, plugin_free);
 typedef struct Options {
         const char *host, *secret;
         HubEventsLimits events;
-        uint64_t token_grace_sec, ready_fd, report_fd;
+        uint64_t token_grace_sec, amqp_port, ready_fd, report_fd;
 } Options;
 
 static int read_options(const struct mosquitto_opt *options, int n, Options *ret) {
@@ -533,6 +537,8 @@ static int read_options(const struct mosquitto_opt *options, int n, Options *ret
                         ret->secret = value;
                 else if (streq(key, "token_grace"))
                         r = parse_u64(value, &ret->token_grace_sec);
+                else if (streq(key, "amqp_port"))
+                        r = parse_u64_range(value, 1, UINT16_MAX, &ret->amqp_port);
                 else if (streq(key, "retain_usec"))
                         r = parse_u64(value, &ret->events.retain_usec);
                 else if (streq(key, "retain_bytes"))
@@ -591,7 +597,11 @@ static int plugin_new(const Options *o, Plugin **ret) {
                 r = open_hub(p, o);
         if (r < 0)
                 return r;
-        r = hub_registry_new(p->hub, p->link, p->troubles, "registry.sock", &p->registry);
+        r = hub_registry_new(p->hub, p->link, p->troubles, REGISTRY_SOCKET, &p->registry);
+        if (r < 0)
+                return r;
+        r = hub_amqp_new(p->hub, &(HubAmqpSettings) { .path = AMQP_SOCKET, .port = (unsigned) o->amqp_port },
+                         &p->amqp);
         if (r < 0)
                 return r;
 

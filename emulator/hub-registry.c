@@ -5,8 +5,6 @@
 #include <ctype.h>
 #include <pthread.h>
 #include <signal.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 
 #include <microhttpd.h>
 
@@ -456,31 +454,13 @@ static size_t keep_escapes(void *userdata, struct MHD_Connection *connection, ch
         return strlen(s);
 }
 
-static int listen_unix(const char *path) {
-        _cleanup_close_ int fd = -EBADF;
-        struct sockaddr_un address = { .sun_family = AF_UNIX };
-
-        if (strlen(path) >= sizeof(address.sun_path))
-                return -ENAMETOOLONG;
-        strcpy(address.sun_path, path);
-        fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-        if (fd < 0)
-                return -errno;
-        if (unlink(path) < 0 && errno != ENOENT)
-                return -errno;
-        if (bind(fd, (struct sockaddr *) &address, sizeof(address)) < 0 ||
-            listen(fd, SOMAXCONN) < 0)
-                return -errno;
-        return TAKE_FD(fd);
-}
-
 int hub_registry_new(Hub *hub, HubLink *link, HubTroubles *troubles, const char *path,
                      HubRegistry **ret) {
         _cleanup_close_ int fd = -EBADF;
         HubRegistry *r;
         sigset_t all, old;
 
-        fd = listen_unix(path);
+        fd = listen_unix_stream(path);
         if (fd < 0)
                 return fd;
         r = calloc(1, sizeof(*r));

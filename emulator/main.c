@@ -34,6 +34,7 @@
 #include "lib/connection-string.h"
 #include "lib/fd-util.h"
 #include "lib/parse-util.h"
+#include "lib/string-util.h"
 
 #define START_TIMEOUT_MSEC 30000
 #define STOP_TIMEOUT_MSEC 5000
@@ -44,16 +45,17 @@
 typedef enum Door {
         DOOR_MQTT,
         DOOR_HTTPS,
+        DOOR_AMQP,
         _DOOR_MAX,
 } Door;
 
-static const char *const door_names[_DOOR_MAX] = { [DOOR_MQTT] = "mqtt", [DOOR_HTTPS] = "https" };
+static const char *const door_names[_DOOR_MAX] = { [DOOR_MQTT] = "mqtt", [DOOR_HTTPS] = "https",
+                                                [DOOR_AMQP] = "amqp" };
 
 typedef struct Settings {
         const char *state;
         const char *host;
         uint64_t ports[_DOOR_MAX]; /* 0: any free one */
-        uint64_t amqp_port;
         uint64_t token_grace_sec;
         HubEventsLimits events;
 } Settings;
@@ -91,15 +93,16 @@ static void print_help(void) {
                "  --host NAME          name of the hub (default: localhost)\n"
                "  --mqtt-port PORT     devices (default: 8883); 0 takes a free port, also below\n"
                "  --https-port PORT    registry (default: 443)\n"
-               "  --amqp-port PORT     accepted for later use; events are in DIR/events.jsonl\n"
+               "  --amqp-port PORT     readers of events, senders to devices (default: 5671)\n"
                "  --token-grace TIME   let a connection outlive its token by this (default: 0)\n"
                "  --retain-time TIME   delete older events (default: 1d)\n"
                "  --retain-size SIZE   delete the oldest events beyond this (default: 1G)\n"
                "  --help, --version\n\n"
-               "Prints \"READY mqtt=PORT https=PORT\" when it serves, and writes the same to "
-               "DIR/ports.\n"
+               "Prints \"READY mqtt=PORT https=PORT amqp=PORT\" when it serves, and writes the same "
+               "to DIR/ports.\n"
                "Clients trust DIR/ca.pem; DIR/connection-string is that of the policy "
-               "iothubowner.\n",
+               "iothubowner,\n"
+               "DIR/event-hubs-connection-string that of its events.\n",
                geteuid() == 0 ? "/var/lib/iothub-emulator" : "~/.local/state/iothub-emulator");
 }
 
@@ -160,7 +163,9 @@ static int parse_options(int argc, char **argv, Settings *s) {
                 case OPTION_HTTPS_PORT:
                         r = parse_u64_range(optarg, 0, 65535, &s->ports[DOOR_HTTPS]);
                         break;
-                case OPTION_AMQP_PORT: r = parse_u64_range(optarg, 0, 65535, &s->amqp_port); break;
+                case OPTION_AMQP_PORT:
+                        r = parse_u64_range(optarg, 0, 65535, &s->ports[DOOR_AMQP]);
+                        break;
                 case OPTION_TOKEN_GRACE:
                         allowed = "a span of time such as 10min";
                         r = parse_timespan(optarg, &grace);
@@ -219,9 +224,25 @@ static int enter_state(Emulator *e) {
         return 0;
 }
 
+/* As the portal shows it for the built-in endpoint. The event hub has the name of the hub. */
+static int write_events_string(const char *host, uint64_t port, const char *key) {
+        _cleanup_(erase_and_freep) char *line = NULL;
+        char at[16] = "";
+        int r;
+
+        if (port != 5671)
+                (void) snprintf(at, sizeof(at), ":%" PRIu64, port);
+        r = format_string(&line,
+                          "Endpoint=sb://%s%s/;SharedAccessKeyName=" HUB_POLICY_OWNER
+                          ";SharedAccessKey=%s;EntityPath=%.*s\n",
+                          host, at, key, (int) strcspn(host, "."), host);
+        return r < 0 ? r
+                     : replace_file("event-hubs-connection-string", line, strlen(line), 0600);
+}
+
 /* Opens the hub once, alone, so that its policies exist before the broker starts, and writes down
  * the one that people need. */
-static int write_connection_string(const char *host) {
+static int write_connection_strings(const char *host, uint64_t amqp_port) {
         _cleanup_(hub_freep) Hub *hub = NULL;
         _cleanup_(erase_and_freep) char *primary = NULL, *secondary = NULL, *text = NULL,
                                         *line = NULL;
@@ -248,6 +269,8 @@ static int write_connection_string(const char *host) {
         }
         if (r >= 0)
                 r = replace_file("connection-string", line, strlen(line), 0600);
+        if (r >= 0)
+                r = write_events_string(host, amqp_port, primary);
         if (r < 0)
                 return fail(EX_IOERR, "cannot write the connection string: %s", strerror(-r));
         return 0;
@@ -287,6 +310,9 @@ static int make_odd_tls(TroubleCertificate certificate, SSL_CTX **ret, void *use
 }
 
 static int open_doors(Emulator *e) {
+        static const char *const sockets[_DOOR_MAX] = { [DOOR_MQTT] = BROKER_SOCKET,
+                                                        [DOOR_HTTPS] = REGISTRY_SOCKET,
+                                                        [DOOR_AMQP] = AMQP_SOCKET };
         int r;
 
         r = front_new(e->secret, e->authorities, &e->front);
@@ -307,7 +333,7 @@ static int open_doors(Emulator *e) {
                                     ": %s; name another with --%s-port, or 0 for any",
                                     e->settings.ports[d], strerror(-fd), door_names[d]);
                 r = front_listen(e->front, d == DOOR_MQTT ? FRONT_DOOR_MQTT : FRONT_DOOR_PLAIN, fd,
-                                 e->tls[d], d == DOOR_MQTT ? BROKER_SOCKET : REGISTRY_SOCKET);
+                                 e->tls[d], sockets[d]);
                 if (r < 0)
                         return fail(EX_OSERR, "cannot start: %s", strerror(-r));
                 (void) TAKE_FD(fd);
@@ -325,6 +351,7 @@ static int start_broker(Emulator *e) {
         BrokerOptions o = { .host = e->settings.host,
                             .secret = e->secret,
                             .token_grace_sec = e->settings.token_grace_sec,
+                            .amqp_port = e->settings.ports[DOOR_AMQP],
                             .events = e->settings.events };
         struct pollfd poll_fds[2];
         const char *what;
@@ -384,8 +411,9 @@ static int announce(const Emulator *e) {
         char text[64];
         int r;
 
-        (void) snprintf(text, sizeof(text), "mqtt=%" PRIu64 " https=%" PRIu64,
-                     e->settings.ports[DOOR_MQTT], e->settings.ports[DOOR_HTTPS]);
+        (void) snprintf(text, sizeof(text), "mqtt=%" PRIu64 " https=%" PRIu64 " amqp=%" PRIu64,
+                        e->settings.ports[DOOR_MQTT], e->settings.ports[DOOR_HTTPS],
+                        e->settings.ports[DOOR_AMQP]);
 
         {
                 char lines[sizeof(text) + 1];
@@ -471,9 +499,9 @@ static int run(Emulator *e) {
                 return fail(EX_DATAERR, AUTHORITIES_FILE " is damaged; without it no authority is known");
         if (r < 0)
                 return fail(EX_IOERR, "cannot read " AUTHORITIES_FILE ": %s", strerror(-r));
-        r = write_connection_string(e->settings.host);
+        r = open_doors(e);
         if (r == 0)
-                r = open_doors(e);
+                r = write_connection_strings(e->settings.host, e->settings.ports[DOOR_AMQP]);
         if (r == 0)
                 r = start_broker(e);
         if (r == 0)
@@ -483,8 +511,8 @@ static int run(Emulator *e) {
 
 int main(int argc, char **argv) {
         Emulator e = { .settings = { .host = "localhost",
-                                     .ports = { [DOOR_MQTT] = 8883, [DOOR_HTTPS] = 443 },
-                                     .amqp_port = 5671,
+                                     .ports = { [DOOR_MQTT] = 8883, [DOOR_HTTPS] = 443,
+                                                [DOOR_AMQP] = 5671 },
                                      .events = HUB_EVENTS_LIMITS_DEFAULT },
                        .lock_fd = -EBADF,
                        .signal_fd = -EBADF,

@@ -3,7 +3,9 @@
 #include <assert.h>
 #include <fcntl.h>
 #include <sys/random.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 
 int safe_close(int fd) {
         closep(&fd);
@@ -16,6 +18,23 @@ int standard_fds_fill(void) {
                     open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) < 0)
                         return -errno;
         return 0;
+}
+
+int listen_unix_stream(const char *path) {
+        _cleanup_close_ int fd = -EBADF;
+        struct sockaddr_un address = { .sun_family = AF_UNIX };
+
+        if (strlen(path) >= sizeof(address.sun_path))
+                return -ENAMETOOLONG;
+        strcpy(address.sun_path, path);
+        fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        if (fd < 0)
+                return -errno;
+        if (unlink(path) < 0 && errno != ENOENT)
+                return -errno;
+        if (bind(fd, (struct sockaddr *) &address, sizeof(address)) < 0 || listen(fd, SOMAXCONN) < 0)
+                return -errno;
+        return TAKE_FD(fd);
 }
 
 int write_all(int fd, const void *data, size_t n) {

@@ -14,6 +14,9 @@ int safe_close(int fd);
  * it would have. The first thing in main(). 0 or -errno. */
 int standard_fds_fill(void);
 
+/* A listening unix stream socket, not blocking, in place of whatever has that name. The descriptor or -errno. */
+int listen_unix_stream(const char *path);
+
 /* Writes all n bytes, going on after EINTR and short writes. 0 or -errno. */
 int write_all(int fd, const void *data, size_t n);
 int pwrite_all(int fd, const void *data, size_t n, off_t offset);

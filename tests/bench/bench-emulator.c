@@ -186,7 +186,7 @@ static unsigned start_emulator(const char *dir, char **ret_key) {
         child = fork();
         if (child == 0) {
                 dup2(fds[1], STDOUT_FILENO);
-                execl(program, program, "--state", dir, "--mqtt-port", "0", "--https-port", "0",
+                execl(program, program, "--state", dir, "--mqtt-port", "0", "--https-port", "0", "--amqp-port", "0",
                       (char *) NULL);
                 _exit(127);
         }

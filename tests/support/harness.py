@@ -283,7 +283,7 @@ class Hub:
         os.makedirs(self.folder, exist_ok=True)
         self.arguments = list(arguments)
         self.process = None
-        self.mqtt_port = self.https_port = 0
+        self.mqtt_port = self.https_port = self.amqp_port = 0
         self.log_path = os.path.join(folder, f"{name}.log")
         self.events = EventLog(os.path.join(self.folder, "events.jsonl"))
 
@@ -305,7 +305,8 @@ class Hub:
     def start(self):
         log = open(self.log_path, "ab")
         self.process = subprocess.Popen(
-            [EMULATOR, "--state", self.folder, "--mqtt-port", str(self.mqtt_port), "--https-port", str(self.https_port)]
+            [EMULATOR, "--state", self.folder, "--mqtt-port", str(self.mqtt_port), "--https-port", str(self.https_port),
+             "--amqp-port", str(self.amqp_port)]
             + self.arguments,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -324,6 +325,7 @@ class Hub:
             ports = dict(re.findall(r"(\w+)\W+(\d+)", f.read()))
         self.mqtt_port = int(ports["mqtt"])
         self.https_port = int(ports["https"])
+        self.amqp_port = int(ports["amqp"])
         with open(self.login_file, encoding="utf-8") as f:
             leaks.keep_connection_string(f.read())
         leaks.keep_private_keys(self.folder)

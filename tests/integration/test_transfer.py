@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """Goal: import and export carry a whole registry, lose nothing, and can be stopped and given again.
 Method: the emulator's registry out and in again; a hub that throttles and fails by script; a signal in the middle."""
+import contextlib
 import csv
 import json
 import os
+import pty
 import signal
 import subprocess
 
@@ -103,6 +105,25 @@ def a_small_hub_is_exported_with_one_list(folder):
         exported = [json.loads(line) for line in hub.ctl("device", "export").stdout.splitlines()]
         hub.trouble("clear")
         assert [e["authentication"] for e in exported] == [service.good("GET", f"/devices/{d}")["authentication"] for d in ("d1", "d2")]
+
+
+@test
+def progress_is_shown_on_a_terminal(folder):
+    with Hub(folder) as hub:
+        path = write(folder, "in", "".join(json.dumps({"id": f"d{n}"}) + "\n" for n in range(300)))
+        hub.trouble("https", "--delay", "400ms", "--count", 3, "--calls", "bulk")
+        hub.trouble("https", "--answer", 429001, "--retry-after", 1, "--count", 1, "--calls", "bulk")
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen(
+            [IOTHUBCTL, "device", "import", path, "--calls", "1", "--login-file", hub.login_file, "--ca-file", hub.ca_file,
+             "--https-port", str(hub.https_port)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=theirs)
+        os.close(theirs)
+        shown = b""
+        with open(ours, "rb", buffering=0) as terminal, contextlib.suppress(OSError):  # EIO: the other end is closed
+            while part := terminal.read(4096):
+                shown += part
+        assert process.communicate(timeout=DEADLINE_SEC)[0].startswith(b"300 done") and process.returncode == 0
+        assert b"of 300 done" in shown and b"/s" in shown and b", throttled" in shown and b" left" in shown, shown
 
 
 @test

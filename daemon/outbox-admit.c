@@ -3,6 +3,7 @@
 
 #define POSITION_SLACK 4096U       /* what a full position may grow by between admission and plan */
 #define CREATE_BLOCKED_USEC (5 * USEC_PER_SEC)
+#define CREATE_AGAIN_USEC USEC_PER_SEC /* after a failure, in the background */
 
 /* Bytes of segments that are being made: the file system may not show them yet. */
 static uint64_t unmade_bytes(Outbox *o) {
@@ -25,14 +26,26 @@ static bool create_is_blocked(Outbox *o) {
                o->fs_free < o->create_blocked_free + o->segment_size;
 }
 
-unsigned outbox_segments_creatable(Outbox *o) {
+static unsigned segments_with_room(Outbox *o) {
         uint64_t taken = o->keep_free + unmade_bytes(o), free_bytes = o->fs_free > taken ? o->fs_free - taken : 0;
         uint64_t allowed = (uint64_t) o->n_segments_max * o->segment_size,
                  used = o->segment_bytes + outbox_evidence_bytes(o) + o->unremoved_bytes;
 
-        if (used >= allowed || create_is_blocked(o))
+        if (used >= allowed)
                 return 0;
         return (unsigned) (MIN(allowed - used, free_bytes) / o->segment_size);
+}
+
+unsigned outbox_segments_creatable(Outbox *o) {
+        return create_is_blocked(o) ? 0 : segments_with_room(o);
+}
+
+/* A quota that gives room again does not show in statfs. A spare is made in the background, where a failure costs no
+ * sender an error, and before anything gives way: so it may be tried again while a batch may not. */
+bool outbox_spare_may_be_made(Outbox *o) {
+        bool again = usec_add(outbox_now_boottime(o), CREATE_BLOCKED_USEC) >= usec_add(o->create_blocked_until, CREATE_AGAIN_USEC);
+
+        return (again || !create_is_blocked(o)) && segments_with_room(o) > o->n_new_planned;
 }
 
 bool outbox_segment_is_done(const OutboxSegment *s, const OutboxSettledSet *set) {

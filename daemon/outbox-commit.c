@@ -414,6 +414,7 @@ static void create_done(Outbox *o, OutboxBackgroundJob *job) {
                 outbox_block_create(o);
                 outbox_segment_free(o, j->segment);
         } else {
+                o->create_blocked_until = 0;
                 j->segment->on_disk = true;
                 outbox_spare_add(o, j->segment);
         }
@@ -433,7 +434,7 @@ static void create_spare(Outbox *o) {
         if (!wanted)
                 return;
         outbox_check_fs(o, true);
-        if (outbox_segments_creatable(o) <= o->n_new_planned)
+        if (!outbox_spare_may_be_made(o))
                 return;
         j = malloc(sizeof(*j));
         if (!j)

@@ -349,6 +349,7 @@ void outbox_admission_reset(Outbox *o);
 bool outbox_has_too_many_gaps(const Outbox *o);
 bool outbox_has_room(Outbox *o); /* for a further segment, without anything giving way */
 unsigned outbox_segments_creatable(Outbox *o);
+bool outbox_spare_may_be_made(Outbox *o); /* in the background */
 /* Of which every message has ended: they are free as soon as a position says so. */
 unsigned outbox_segments_releasable(Outbox *o);
 bool outbox_segment_is_done(const OutboxSegment *s, const OutboxSettledSet *set);

@@ -675,6 +675,31 @@ TEST(nothing_is_dropped_when_there_is_room_again) {
         }
 }
 
+/* Goal: drop-oldest drops nothing when a quota gives room again, which statfs does not show: a file is tried before
+ * anything gives way. Method: no spare can be made when a segment is half full; then it can, and much more comes. */
+TEST(nothing_is_dropped_when_a_quota_gives_room_again) {
+        OutboxOptions options = base_options();
+        Rig g;
+
+        options.full = OUTBOX_FULL_DROP_OLDEST;
+        rig_open(&g, &options, 23, UINT64_MAX);
+        for (int i = 0; i < 20; i++) /* several segments that might give way */
+                assert_ok(append_some(g.model, OUTBOX_LANE_NORMAL, 10, 9000, USEC_INFINITY));
+        assert_ok(append_some(g.model, OUTBOX_LANE_BULK, 1, 9000, USEC_INFINITY));
+        g.model->trouble = true;
+        sim_disk_fail_at(g.disk, 1U << SIM_FSYNC, 0, UINT64_MAX, EDQUOT); /* of a new file: a commit calls fdatasync */
+        for (int i = 0; i < 100 && sim_disk_n_failed(g.disk) == 0; i++)
+                assert_ok(append_some(g.model, OUTBOX_LANE_BULK, 1, 9000, USEC_INFINITY));
+        ck_assert_uint_gt(sim_disk_n_failed(g.disk), 0);
+        sim_disk_fail_at(g.disk, 0, 0, 0, 0);
+        outbox_model_advance(g.model, 2 * USEC_PER_SEC);
+        for (int i = 0; i < 12; i++)
+                assert_ok(append_some(g.model, OUTBOX_LANE_BULK, 10, 9000, USEC_INFINITY));
+        ck_assert_uint_eq(g.model->n_settled[OUTBOX_END_DROPPED], 0);
+        outbox_model_close(g.model);
+        rig_done(&g);
+}
+
 /* Goal: P5: a call that needs many segments keeps to keep_free, also where somebody else has just taken room. */
 TEST(large_call_leaves_what_is_kept_free) {
         for (uint64_t free_mib = 0; free_mib < 6; free_mib++) {

@@ -273,16 +273,17 @@ def ready_is_told_once_the_doors_are_open(folder):
     notify = harness.Notify(folder, "notify")
     hub = Hub(folder)
     process = subprocess.Popen(
-        [harness.EMULATOR, "--state", hub.folder, "--mqtt-port", "0", "--https-port", "0"],
+        [harness.EMULATOR, "--state", hub.folder, "--mqtt-port", "0", "--https-port", "0", "--amqp-port", "0"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "NOTIFY_SOCKET": notify.path},
     )
     try:
         notify.wait_ready(process, "the emulator")
         with open(os.path.join(hub.folder, "ports"), encoding="utf-8") as f:
             ports = dict(line.strip().split("=") for line in f)
+        assert list(ports) == ["mqtt", "https", "amqp"], ports
         for port in ports.values():
             socket.create_connection(("127.0.0.1", int(port)), timeout=60).close()
-        assert [m for m in notify.read() if m.startswith("STATUS=")] == [f"STATUS=mqtt={ports['mqtt']} https={ports['https']}"]
+        assert [m for m in notify.read() if m.startswith("STATUS=")] == ["STATUS=" + " ".join(f"{name}={port}" for name, port in ports.items())]
         process.terminate()
         assert process.wait(60) == 0
         assert notify.read().count("READY=1") == 1 and "STOPPING=1" in notify.read()
@@ -659,7 +660,7 @@ def a_damaged_registry_stops_the_start_and_is_named(folder):
         with open(os.path.join(hub.folder, "registry.db"), "r+b") as f:
             f.write(b"x" * 100)
         process = subprocess.run(
-            [harness.EMULATOR, "--state", hub.folder, "--mqtt-port", "0", "--https-port", "0"],
+            [harness.EMULATOR, "--state", hub.folder, "--mqtt-port", "0", "--https-port", "0", "--amqp-port", "0"],
             capture_output=True, text=True, timeout=60, check=False,
         )
         assert process.returncode == 65 and "registry.db" in process.stderr, process
@@ -776,7 +777,7 @@ def secrets_are_for_their_owner_only(folder):
 def one_state_folder_serves_one_emulator(folder):
     with Hub(folder) as hub:
         second = subprocess.run(
-            [harness.EMULATOR, "--state", hub.folder, "--mqtt-port", "0", "--https-port", "0"],
+            [harness.EMULATOR, "--state", hub.folder, "--mqtt-port", "0", "--https-port", "0", "--amqp-port", "0"],
             capture_output=True, text=True, timeout=60, check=False,
         )
         assert second.returncode == 75 and "another emulator" in second.stderr, second

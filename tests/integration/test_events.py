@@ -85,7 +85,7 @@ def changed_lines_stop_the_start_and_are_named(folder):
             with open(path, "wb") as f:
                 f.write(b"".join(changed))
             process = subprocess.run(
-                [harness.EMULATOR, "--state", hub.folder, "--mqtt-port", "0", "--https-port", "0"],
+                [harness.EMULATOR, "--state", hub.folder, "--mqtt-port", "0", "--https-port", "0", "--amqp-port", "0"],
                 capture_output=True, text=True, timeout=60, check=False,
             )
             assert process.returncode != 0 and f"events.jsonl, line {line}: " in process.stderr, process

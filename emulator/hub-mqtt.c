@@ -19,12 +19,11 @@
 
 #include "emulator/hub-access.h"
 #include "emulator/hub-c2d.h"
-#include "emulator/hub-c2d-call.h"
 #include "emulator/hub-link.h"
 #include "emulator/broker.h"
 #include "emulator/hub-amqp.h"
 #include "emulator/hub-registry.h"
-#include "emulator/hub-report.h"
+#include "emulator/hub-reports.h"
 #include "emulator/hub-session.h"
 #include "emulator/hub-troubles.h"
 #include "emulator/hub.h"
@@ -52,8 +51,8 @@ typedef struct Plugin {
         HubAmqp *amqp;
         char *secret; /* proves that a CONNECT came through the front */
         usec_t token_grace_usec;
-        int ready_fd, report_fd;
-        Buffer report_text;
+        int ready_fd;
+        HubReports *reports;
 
         struct lh_table *sessions; /* struct mosquitto to Session */
         Session *last;             /* most messages come from who sent the one before */
@@ -178,54 +177,6 @@ static int split_user_name(Plugin *p, char *text, HubCredentials *c) {
         return 0;
 }
 
-static void answer_call(Plugin *p, const HubReport *call, usec_t now) {
-        HubReport answer = { .kind = HUB_REPORT_ANSWER, .number = call->number };
-        _cleanup_free_ char *text = NULL;
-
-        if (call->value == HUB_CALL_SEND_MESSAGE)
-                answer.value = hub_c2d_call(p->hub, (const char *) p->report_text.data,
-                                            p->report_text.size, now, &text);
-        else
-                answer.value = hub_troubles_call(p->troubles, (HubCall) call->value,
-                                                 (const char *) p->report_text.data,
-                                                 p->report_text.size, &text);
-        /* Who reads no answers gets none. */
-        (void) hub_report_try_write(p->report_fd, &answer, text, text ? strlen(text) : 0);
-}
-
-static int take_report(Plugin *p, const HubReport *report, usec_t now) {
-        if (report->kind == HUB_REPORT_REPEAT)
-                return hub_c2d_repeat(p->hub, report->number);
-        return hub_c2d_settle(p->hub, report->number, (HubC2dEnd) report->value, now);
-}
-
-/* What devices said to messages, in one transaction where no call comes between. */
-static void take_reports(Plugin *p) {
-        usec_t now = now_usec(CLOCK_REALTIME);
-        HubReport report;
-        bool begun = false;
-        int r = 0;
-
-        while (r >= 0 && hub_report_read(p->report_fd, &report, &p->report_text) > 0) {
-                bool call = report.kind == HUB_REPORT_CALL;
-
-                if (call && begun)
-                        r = hub_end(p->hub, r);
-                else if (!call && !begun)
-                        r = hub_begin(p->hub);
-                begun = !call && r >= 0;
-                if (call)
-                        answer_call(p, &report, now);
-                else if (begun)
-                        r = take_report(p, &report, now);
-        }
-        if (begun)
-                r = hub_end(p->hub, r);
-        if (r < 0)
-                say("cannot store that messages were delivered, so they will be again: %s",
-                    strerror(-r));
-}
-
 static int admit(Plugin *p, struct mosquitto *client, const HubCredentials *c,
                  const char **reterr_reason) {
         Session *s = NULL;
@@ -256,7 +207,7 @@ static int admit(Plugin *p, struct mosquitto *client, const HubCredentials *c,
         r = hub_link_connected(p->link, s->hub.client_id, mosquitto_client_clean_session(client));
         if (r < 0)
                 return r;
-        take_reports(p); /* what was acknowledged before is not delivered anew */
+        hub_reports_catch_up(p->reports); /* what was acknowledged is not delivered anew */
         return hub_c2d_connected(p->hub, s->hub.client_id, mosquitto_client_clean_session(client));
 }
 
@@ -477,7 +428,6 @@ static int on_tick(int event, void *data, void *userdata) {
         }
         hub_link_expire(p->link, now_usec(CLOCK_MONOTONIC));
         hub_registry_run_timers(p->registry, now_usec(CLOCK_MONOTONIC));
-        take_reports(p);
         if (hub_c2d_run_timers(p->hub, now) < 0)
                 say("cannot store that messages have expired; trying again");
         send_notices(p);
@@ -500,6 +450,7 @@ static Plugin *plugin_free(Plugin *p) {
                 return NULL;
         if (p->link)
                 hub_link_stop(p->link);
+        hub_reports_free(p->reports);
         hub_registry_free(p->registry);
         hub_amqp_free(p->amqp);
         hub_troubles_free(p->troubles);
@@ -510,7 +461,6 @@ static Plugin *plugin_free(Plugin *p) {
                 lh_table_free(p->sessions);
         }
         hub_free(p->hub);
-        buffer_done(&p->report_text);
         erase_and_free(p->secret);
         free(p);
         return NULL;
@@ -584,7 +534,6 @@ static int plugin_new(const Options *o, Plugin **ret) {
                                                            USEC_INFINITY :
                                                            o->token_grace_sec * USEC_PER_SEC,
                        .ready_fd = (int) o->ready_fd,
-                       .report_fd = (int) o->report_fd,
                        .next_end_usec = USEC_INFINITY };
         p->secret = strdup(o->secret);
         p->sessions = lh_kptr_table_new(64, NULL);
@@ -598,6 +547,8 @@ static int plugin_new(const Options *o, Plugin **ret) {
         if (r < 0)
                 return r;
         r = hub_registry_new(p->hub, p->link, p->troubles, REGISTRY_SOCKET, &p->registry);
+        if (r >= 0)
+                r = hub_reports_new(p->hub, p->troubles, (int) o->report_fd, &p->reports);
         if (r < 0)
                 return r;
         r = hub_amqp_new(p->hub, &(HubAmqpSettings) { .path = AMQP_SOCKET, .port = (unsigned) o->amqp_port },

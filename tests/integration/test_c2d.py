@@ -5,6 +5,7 @@ like, kills, trouble on request."""
 import contextlib
 import os
 import sqlite3
+import threading
 
 import harness
 from device import Mqtt, device_token, hub_with_device, key_of
@@ -423,6 +424,52 @@ def trouble_ends_messages_as_a_device_could_over_another_protocol(folder):
         hub.trouble("c2d", "--drop", 3)
         hub.trouble("c2d", "--off")
         assert hub.trouble_status()["troubles"] == []
+
+
+class Service:
+    """iothubctl c2d send --wait in a thread of its own."""
+
+    def __init__(self, hub, body, *options):
+        self.done = None
+        self.thread = threading.Thread(target=self._run, args=(hub, body, options))
+        self.thread.start()
+
+    def _run(self, hub, body, options):
+        self.done = hub.ctl("c2d", "send", "d1", body, "--wait", "--timeout", f"{harness.DEADLINE_SEC}s", *options,
+                            "--amqp-port", str(hub.amqp_port), check=False, timeout=harness.DEADLINE_SEC + 30)
+
+    def result(self):
+        """(exit code, last word)."""
+        self.thread.join(harness.DEADLINE_SEC + 30)
+        assert self.done, "it still waits"
+        return self.done.returncode, (self.done.stdout.split() or [self.done.stderr])[-1]
+
+
+@test
+def a_service_sends_over_amqp_and_hears_how_it_ended(folder):
+    with hub_with_device(folder) as (hub, registry, key):
+        with listening(hub, key) as m:
+            service = Service(hub, "a", "--message-id", "i/1", "--property", "a b=c/d", "--content-type", "text/plain")
+            d = m.receive_delivery()
+            assert d.topic == (
+                f"devices/d1/messages/devicebound/{TO}&%24.mid=i%2F1&%24.ct=text%2Fplain&iothub-ack=full&a%20b=c%2Fd"
+            ), d.topic
+            m.acknowledge(d.mid)
+            assert service.result() == (0, "Success")
+            hub.trouble("c2d", "--reject", 1)
+            service = Service(hub, "b")
+            m.acknowledge(m.receive_delivery().mid)
+            assert service.result() == (65, "Rejected")
+            hub.trouble("c2d", "--exceed", 1)
+            service = Service(hub, "c")
+            m.acknowledge(m.receive_delivery().mid)
+            assert service.result() == (70, "DeliveryCountExceeded")
+        assert Service(hub, "d", "--expires", "1s").result() == (68, "Expired")
+        service = Service(hub, "e")
+        wait_until(lambda: pending(registry) == 1, "it waits")
+        assert registry.call("DELETE", "/devices/d1/commands")[2]["totalMessagesPurged"] == 1
+        assert service.result() == (66, "Purged")
+        wait_until(lambda: feedback(hub) == [], "what was read is gone")
 
 
 @test

@@ -81,9 +81,21 @@ static void log_failure(const UplinkReport *r, const UplinkNews *news,
                   r->error, reason ? reason->remedy : "no remedy is known", next, suppressed);
 }
 
+/* A link that was well for a moment in between was not away all that time. */
+static const char *format_times(const UplinkNews *news, char *buf, size_t size) {
+        char span[FORMAT_TIMESPAN_MAX];
+
+        *buf = '\0';
+        if (news->n_times > 1)
+                (void) snprintf(buf, size, ", %u times in %s", news->n_times,
+                                format_timespan(span, sizeof(span),
+                                                news->span_usec / USEC_PER_MSEC * USEC_PER_MSEC));
+        return buf;
+}
+
 static void log_connection(const UplinkNews *news, const UplinkReportAbout *about,
                            const char *const *fields, const char *suppressed) {
-        char span[FORMAT_TIMESPAN_MAX], with[64] = "";
+        char span[FORMAT_TIMESPAN_MAX], with[64] = "", times[FORMAT_TIMESPAN_MAX + 32];
 
         if (about->key)
                 (void) snprintf(with, sizeof(with), " with the %s key", about->key);
@@ -92,15 +104,15 @@ static void log_connection(const UplinkNews *news, const UplinkReportAbout *abou
                           strempty(about->hub), strempty(about->device), with, suppressed);
         else
                 log_event(LOG_NOTICE, MSG_CONNECTED, fields,
-                          "%s to %s as %s%s, after %s and %u %s (%s)%s",
+                          "%s to %s as %s%s, after %s and %u %s (%s)%s%s",
                           news->class == UPLINK_ERROR_THROTTLED ? "Keeping pace again, connected"
                                                                 : "Connected again",
                           strempty(about->hub), strempty(about->device), with,
                           format_timespan(span, sizeof(span),
-                                          news->span_usec / USEC_PER_MSEC * USEC_PER_MSEC),
-                          news->n_tries, news->n_tries == 1 ? "try" : "tries",
+                                          news->span_last_usec / USEC_PER_MSEC * USEC_PER_MSEC),
+                          news->n_tries_last, news->n_tries_last == 1 ? "try" : "tries",
                           strempty(uplink_error_class_to_string(news->class)),
-                          suppressed);
+                          format_times(news, times, sizeof(times)), suppressed);
 }
 
 void uplink_report_news(UplinkReport *r, const UplinkNews *news, const UplinkReportAbout *about) {

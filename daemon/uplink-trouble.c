@@ -10,11 +10,17 @@ UplinkNews uplink_trouble_on_failed(UplinkTrouble *t, UplinkErrorClass class, us
 
         if (t->class == UPLINK_ERROR_NONE) {
                 t->since_usec = now;
-                t->n_tries = 0;
+                t->n_tries = t->n_times = 0;
+        }
+        if (!again) {
+                t->begun_usec = now;
+                t->n_tries_begun = 0;
+                t->n_times++;
         }
         t->class = class;
         t->over = false;
         t->n_tries++;
+        t->n_tries_begun++;
         t->n_untold++;
 
         if (again && t->told_class == class) {
@@ -45,6 +51,9 @@ UplinkNews uplink_trouble_on_cure(UplinkTrouble *t, UplinkCure cure, usec_t now)
                         news.type = UPLINK_NEWS_CURED;
                         news.n_tries = t->n_tries;
                         news.span_usec = now - t->since_usec;
+                        news.n_times = t->n_times;
+                        news.n_tries_last = t->n_tries_begun;
+                        news.span_last_usec = now - t->begun_usec;
                 }
         } else if (first)
                 news.type = UPLINK_NEWS_CONNECTED;

@@ -19,7 +19,7 @@ typedef enum UplinkNewsType {
         UPLINK_NEWS_FAILED,    /* a first failure, or one of another class */
         UPLINK_NEWS_STILL,     /* n_tries more since it was told last, over span_usec */
         UPLINK_NEWS_CONNECTED, /* first connection */
-        UPLINK_NEWS_CURED,     /* after span_usec and n_tries of trouble */
+        UPLINK_NEWS_CURED,     /* after span_usec and n_tries of trouble, for the n_times-th time */
 } UplinkNewsType;
 
 typedef struct UplinkNews {
@@ -27,6 +27,9 @@ typedef struct UplinkNews {
         UplinkErrorClass class;
         unsigned n_tries;
         usec_t span_usec;
+        /* CURED: of what is over now alone, where it had been over for a moment before */
+        unsigned n_times, n_tries_last;
+        usec_t span_last_usec;
 } UplinkNews;
 
 /* Plain data; all zero is the start. */
@@ -34,6 +37,9 @@ typedef struct UplinkTrouble {
         UplinkErrorClass class; /* NONE: no trouble, or forgotten */
         usec_t since_usec;
         unsigned n_tries; /* that failed, and connections that were cut */
+        unsigned n_times; /* that it began: it was over in between, for less than a quiet minute */
+        usec_t begun_usec;      /* the last time; and how many tries since */
+        unsigned n_tries_begun;
         bool over;
         bool was_connected; /* ever */
 

@@ -132,7 +132,7 @@ def main():
 class RealPortsHub(Hub):
     def __init__(self, folder, name="hub", arguments=()):
         super().__init__(folder, name, arguments)
-        self.mqtt_port, self.https_port = 8883, 443
+        self.mqtt_port, self.https_port, self.amqp_port = 8883, 443, 5671
 
     @property
     def login(self):

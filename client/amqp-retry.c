@@ -19,8 +19,9 @@ void amqp_retry_succeeded(AmqpRetry *r) {
 bool amqp_retry_may(const AmqpRetry *r, const AmqpError *e) {
         if (!r->reached)
                 return e->passing && e->rule && r->n_failed + 1 < FIRST_TRIES_MAX;
-        /* A token ends; the next connection has a new one. */
-        return e->passing || (r->lived && e->exit_code == EX_NOPERM);
+        /* A token ends; the next connection has a new one. Not so a partition that another reader took:
+         * both would take it from each other for ever. */
+        return e->passing || (r->lived && e->rule && e->rule->code / 1000 == 401);
 }
 
 int amqp_retry_wait(AmqpRetry *r, AmqpLoop *loop, const AmqpError *e, const char *what,

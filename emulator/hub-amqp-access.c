@@ -74,7 +74,6 @@ static int add_key(AmqpGrants *g, Hub *h, const char *policy, const char *passwo
 int amqp_grants_add_plain(AmqpGrants *g, Hub *h, const char *user, const char *password,
                           usec_t now_usec, const char **reterr_reason) {
         const char *at = strchr(user, '@');
-        _cleanup_free_ char *policy = NULL;
 
         if (at && strncasecmp(at, "@sas.root.", 10) != 0) {
                 *reterr_reason = strncasecmp(at, "@sas.", 5) == 0

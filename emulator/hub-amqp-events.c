@@ -24,7 +24,7 @@ static int send_event(AmqpLink *l) {
                 (void) pn_link_drained(l->link);
         if (r <= 0)
                 return r;
-        r = amqp_event_encode(e, door->scratch, &door->out);
+        r = amqp_event_encode(e, &door->out);
         if (r >= 0)
                 r = amqp_link_send(l, door->out.data, door->out.size, e->body, e->body_size);
         return r < 0 ? r : 1;

@@ -119,7 +119,7 @@ void amqp_link_refuse(AmqpLink *l, const char *condition, const char *descriptio
 int amqp_encode(pn_data_t *scratch, Buffer *out);
 
 /* hub-amqp-message.c: an event as its reader gets it, up to the payload, which has to follow. 0 or -ENOMEM. */
-int amqp_event_encode(const HubStoredEvent *e, pn_data_t *scratch, Buffer *head);
+int amqp_event_encode(const HubStoredEvent *e, Buffer *head);
 
 /* A data section's head. 0 or -ENOMEM. */
 int amqp_encode_data_head(size_t n, Buffer *out);

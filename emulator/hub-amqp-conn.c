@@ -441,7 +441,9 @@ void amqp_conn_turn(AmqpConn *c) {
         if (pn_connection_driver_has_event(&c->driver))
                 c->again = true;
         c->again = c->again && writable;
-        if (pn_connection_driver_finished(&c->driver)) {
+        /* Who says nothing more has heard all that there was. */
+        if (pn_connection_driver_finished(&c->driver) ||
+            (pn_connection_driver_read_closed(&c->driver) && writable)) {
                 c->dead = true;
                 return;
         }

@@ -688,7 +688,7 @@ def modules_belong_to_their_device(folder):
         for n in range(2, 51):
             made = registry.call("PUT", f"/devices/d1/modules/m{n}", {"deviceId": "d1", "moduleId": f"m{n}"})
             assert made[0] == 200, made
-        assert registry.call("PUT", "/devices/d1/modules/m51", {"deviceId": "d1", "moduleId": "m51"})[0] == 403
+        assert registry.call("PUT", "/devices/d1/modules/m51", {"deviceId": "d1", "moduleId": "m51"})[0] == 413
         assert len(registry.call("GET", "/devices/d1/modules")[2]) == 50
         assert registry.call("GET", "/statistics/devices")[2]["totalDeviceCount"] == 1
         registry.delete("d1")

@@ -2,12 +2,16 @@
 """Goal: the device verbs of iothubctl do in the hub's registry what they say, and give keys to nobody else (P7).
 Method: the emulator's registry, and a hub that fails on request behind the emulator's certificate."""
 import base64
+import contextlib
 import json
 import os
+import socket
 import subprocess
+import threading
 
 from harness import DEADLINE_SEC, Hub, main, test
 from scripted_hub import against, run
+from service import Service
 
 EX_USAGE, EX_DATAERR, EX_NOT_FOUND, EX_UNAVAILABLE, EX_EXISTS = 64, 65, 66, 69, 73
 EX_TEMPFAIL, EX_NOPERM, EX_CONFIG = 75, 77, 78
@@ -428,6 +432,83 @@ def a_network_error_names_the_stage(folder):
         assert r.returncode == EX_UNAVAILABLE and "localhost:1: connecting" in r.stderr, r
         r = run("--login-file", hub.login_file, "--https-port", str(hub.https_port), "device", "list")
         assert r.returncode == EX_UNAVAILABLE and ": TLS: " in r.stderr, r
+
+
+class Tunnel:
+    """A proxy that takes CONNECT and passes bytes; `asked` is what for."""
+
+    def __init__(self):
+        self.asked = []
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.server.getsockname()[1]}"
+
+    def __enter__(self):
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *exception):
+        self.server.shutdown(socket.SHUT_RDWR)
+        self.server.close()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):  # closed
+            while True:
+                client, _ = self.server.accept()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client):
+        with client, contextlib.suppress(OSError):
+            request = b""
+            while b"\r\n\r\n" not in request:
+                request += client.recv(4096)
+            self.asked.append(request.split(b"\r\n")[0].decode())
+            host, port = self.asked[-1].split()[1].rsplit(":", 1)
+            with socket.create_connection((host, int(port))) as hub:
+                client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                other = threading.Thread(target=self._pass, args=(hub, client), daemon=True)
+                other.start()
+                self._pass(client, hub)
+                other.join()
+
+    @staticmethod
+    def _pass(source, to):
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                to.sendall(data)
+            to.shutdown(socket.SHUT_WR)
+
+
+@test
+def a_proxy_of_the_environment_is_used_and_left_out(folder):
+    with Hub(folder) as hub, Tunnel() as tunnel:
+        hub.ctl("device", "create", "d1")
+        arguments = ("--login-file", hub.login_file, "--ca-file", hub.ca_file, "--https-port", str(hub.https_port), "device", "show", "d1")
+        r = run(*arguments, env={"https_proxy": tunnel.url, "no_proxy": ""})
+        assert r.returncode == 0 and tunnel.asked == [f"CONNECT localhost:{hub.https_port} HTTP/1.1"], (r, tunnel.asked)
+        r = run(*arguments, env={"https_proxy": tunnel.url, "no_proxy": "localhost"})
+        assert r.returncode == 0 and len(tunnel.asked) == 1, (r, tunnel.asked)
+    r = run(*arguments, env={"https_proxy": tunnel.url, "no_proxy": ""})
+    assert r.returncode == EX_UNAVAILABLE and "connecting" in r.stderr, r
+
+
+@test
+def json_is_the_hubs_own_object(folder):
+    with Hub(folder) as hub, Service(hub) as service:
+        hub.ctl("device", "create", "d1", "--edge", "--status-reason", 'a "b" / \u00fc')
+        hub.ctl("module", "create", "d1", "m1")
+        hub.ctl("device-twin", "update", "d1", '{"tags":{"n":1.5e3,"a":[1,{"b":[]}]},"properties":{"desired":{"\u00fc":"/"}}}')
+        for verb, path in (
+            (["device", "show", "d1", "--keys"], "/devices/d1"),
+            (["module", "show", "d1", "m1", "--keys"], "/devices/d1/modules/m1"),
+            (["device-twin", "show", "d1"], "/twins/d1"),
+            (["device-twin", "show", "d1", "--module", "m1"], "/twins/d1/modules/m1"),
+        ):
+            shown = json.loads(hub.ctl(*verb, "--json").stdout)
+            shown.pop("connectionString", None)  # ours, beside the keys
+            assert shown == service.good("GET", path), verb
+        rows = [json.loads(line) for line in hub.ctl("query", "SELECT * FROM devices", "--json").stdout.splitlines()]
+        assert rows == service.query("SELECT * FROM devices")[0]
+        assert [json.loads(line) for line in hub.ctl("device", "list", "--json").stdout.splitlines()] == rows
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-/* What the hub's errors mean, for codes that were met elsewhere: in logs of the hub, in other tools. */
+/* What the hub's errors mean, for codes that were met elsewhere: in logs of the hub, in other
+ * tools. */
 #include "lib/hub-code.h"
 #include "lib/json-util.h"
 #include "lib/parse-util.h"
@@ -37,7 +38,8 @@ static int explain(const Globals *g, const char *text) {
                 rule = hub_error_find(0, text);
         if (rule)
                 return print_rule(g, rule);
-        say_error("\"%s\" is no error of a hub: six digits such as 403002, or a name such as DeviceNotFound",
+        say_error("\"%s\" is no error of a hub: six digits such as 403002, or a name such as "
+                  "DeviceNotFound",
                   text);
         return EXIT_NOT_FOUND;
 }
@@ -50,7 +52,8 @@ static int cmd_explain(const Verb *verb, Globals *g, int argc, char **argv) {
                 return verb_parse_exit_code(r);
         r = EX_OK;
         if (argc == 0)
-                for (const HubErrorRule *rule = hub_error_rules; rule->code != 0 && r == EX_OK; rule++)
+                for (const HubErrorRule *rule = hub_error_rules; rule->code != 0 && r == EX_OK;
+                     rule++)
                         r = print_rule(g, rule);
         for (int i = 0; i < argc; i++) {
                 k = explain(g, argv[i]);
@@ -67,6 +70,7 @@ const Verb verb_explain = {
         .arguments_min = 0,
         .arguments_max = -1,
         .summary = "Tell what errors of the hub mean, and what to do about them",
-        .description = "CODE is a number or a name; without one, all that are known. Needs no login.",
+        .description = "CODE is a number or a name; without one, all that are known. Needs no "
+                       "login.",
         .run = cmd_explain,
 };

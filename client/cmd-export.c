@@ -1,7 +1,7 @@
-/* All devices and modules into a file. A query gives the twins, page by page; keys are in no twin, and the
- * list of identities has no second page, so each identity of a page is read by a call of its own,
- * several under way, and the page is written in its order. Where one list holds all devices, it serves
- * instead. Modules come behind the devices: import makes them in that order. */
+/* All devices and modules into a file. A query gives the twins, page by page; keys are in no twin,
+ * and the list of identities has no second page, so each identity of a page is read by a call of
+ * its own, several under way, and the page is written in its order. Where one list holds all
+ * devices, it serves instead. Modules come behind the devices: import makes them in that order. */
 #include <fcntl.h>
 
 #include "lib/fd-util.h"
@@ -26,11 +26,12 @@ typedef struct ExportSettings {
 static const Option export_options[] = {
         { "format", 0, "json|csv", "Lines of JSON (default), or CSV without tags and properties",
           option_string, offsetof(ExportSettings, format) },
-        { "where", 0, "CONDITION", "Only devices whose twin meets it, as in a query, and no modules",
-          option_path,
+        { "where", 0, "CONDITION",
+          "Only devices whose twin meets it, as in a query, and no modules", option_path,
           offsetof(ExportSettings, query_where) },
         { "no-keys", 0, NULL,
-          "Without keys: one call for each page and not one for each device or module", option_flag, offsetof(ExportSettings, no_keys) },
+          "Without keys: one call for each page and not one for each device or module", option_flag,
+          offsetof(ExportSettings, no_keys) },
         { "calls", 0, "N", "Calls under way at once, 1 to 32 (default: 8)", option_u64,
           offsetof(ExportSettings, n_calls) },
         {},
@@ -244,9 +245,13 @@ static int list_devices(Export *e) {
         e->listed = json_object_new_object();
         if (!e->listed)
                 return say_out_of_memory();
-        for (size_t i = 0; json_object_is_type(a.body, json_type_array) && i < json_object_array_length(a.body); i++) {
+        for (size_t i = 0;
+             json_object_is_type(a.body, json_type_array) && i < json_object_array_length(a.body);
+             i++) {
                 struct json_object *o = json_object_array_get_idx(a.body, i);
-                const char *id = json_object_is_type(o, json_type_object) ? identity_text(o, "deviceId") : NULL;
+                const char *id = json_object_is_type(o, json_type_object) ?
+                                                 identity_text(o, "deviceId") :
+                                                 NULL;
 
                 if (id && json_add(e->listed, id, json_object_get(o)) < 0)
                         return say_out_of_memory();
@@ -403,7 +408,8 @@ const Verb verb_device_export = {
         .arguments_min = 0,
         .arguments_max = 1,
         .summary = "Write all devices and modules as lines that import reads",
-        .description = "FILE is standard output by default; it is for its owner only, since it holds keys.",
+        .description = "FILE is standard output by default; it is for its owner only, since it "
+                       "holds keys.",
         .options = export_options,
         .run = cmd_export,
 };

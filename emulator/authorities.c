@@ -252,7 +252,7 @@ static int judge_dates(const X509 *x) {
                                                                    X509_V_OK;
 }
 
-static int judge_chain(const Authorities *a, X509 *x, STACK_OF(X509) *others, int *ret) {
+static int judge_chain(const Authorities *a, X509 *x, STACK_OF(X509) * others, int *ret) {
         _cleanup_(X509_STORE_CTX_freep) X509_STORE_CTX *c = X509_STORE_CTX_new();
 
         if (!c || X509_STORE_CTX_init(c, a->store, x, others) != 1)
@@ -267,12 +267,14 @@ static void read_common_name(X509 *x, char *ret, size_t size) {
         const X509_NAME *name = X509_get_subject_name(x);
         int at = -1, last = -1, n;
 
-        while ((at = X509_NAME_get_index_by_NID((X509_NAME *) (uintptr_t) name, NID_commonName, at)) >= 0)
+        while ((at = X509_NAME_get_index_by_NID((X509_NAME *) (uintptr_t) name, NID_commonName,
+                                                at)) >= 0)
                 last = at;
         if (last >= 0) {
                 unsigned char *text = NULL;
 
-                n = ASN1_STRING_to_UTF8(&text, X509_NAME_ENTRY_get_data(X509_NAME_get_entry(name, last)));
+                n = ASN1_STRING_to_UTF8(&text,
+                                        X509_NAME_ENTRY_get_data(X509_NAME_get_entry(name, last)));
                 if (n > 0 && (size_t) n < size && strlen((char *) text) == (size_t) n &&
                     hub_client_id_check((char *) text) >= 0)
                         memcpy(ret, text, (size_t) n + 1);

@@ -1,6 +1,6 @@
-/* authorities.h: the certificate authorities that the hub knows, with one of which the certificate of a
- * device of type certificateAuthority must be signed, and what a certificate is worth to it. The
- * authorities are in a file of the working directory. Of the front's thread. */
+/* authorities.h: the certificate authorities that the hub knows, with one of which the certificate
+ * of a device of type certificateAuthority must be signed, and what a certificate is worth to it.
+ * The authorities are in a file of the working directory. Of the front's thread. */
 #pragma once
 
 #include <json-c/json.h>
@@ -18,12 +18,13 @@ int authorities_open(Authorities **ret);
 Authorities *authorities_free(Authorities *a);
 DEFINE_CLEANUP(Authorities *, authorities_free);
 
-/* Adds a certificate, PEM, and writes the file; adding one again changes nothing. A root will do, and so will one
- * that a root has signed: what it signs is then accepted without the root. 0, -EINVAL (*reterr_reason: static
- * text), -E2BIG, -ENOMEM or -errno: nothing has changed. */
+/* Adds a certificate, PEM, and writes the file; adding one again changes nothing. A root will do,
+ * and so will one that a root has signed: what it signs is then accepted without the root. 0,
+ * -EINVAL (*reterr_reason: static text), -E2BIG, -ENOMEM or -errno: nothing has changed. */
 int authorities_add(Authorities *a, const char *pem, size_t n, const char **reterr_reason);
 
-/* By its SHA-1 thumbprint, in any case; connections that are there stay. 0, -ENOENT, -ENOMEM or -errno. */
+/* By its SHA-1 thumbprint, in any case; connections that are there stay. 0, -ENOENT, -ENOMEM or
+ * -errno. */
 int authorities_remove(Authorities *a, const char *thumbprint);
 
 /* [{"subject","thumbprint","notAfter"}], *ret the caller's. 0 or -ENOMEM. */

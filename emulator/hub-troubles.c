@@ -32,7 +32,8 @@ HubTroubles *hub_troubles_free(HubTroubles *t) {
 
 static void lock(HubTroubles *t) {
         (void) pthread_mutex_lock(&t->lock); /* it cannot fail where it is not taken twice */
-        (void) troubles_expire(&t->troubles, now_usec(CLOCK_MONOTONIC)); /* nobody waits for the next */
+        (void) troubles_expire(&t->troubles,
+                               now_usec(CLOCK_MONOTONIC)); /* nobody waits for the next */
 }
 
 static void unlock(HubTroubles *t) {

@@ -1,6 +1,6 @@
-/* hub-troubles.h: trouble at the doors whose servers are in the broker's process. It is asked for at
- * the front's control socket, comes here as calls of hub-report.h, and is asked by the doors' threads:
- * everything locks by itself. */
+/* hub-troubles.h: trouble at the doors whose servers are in the broker's process. It is asked for
+ * at the front's control socket, comes here as calls of hub-report.h, and is asked by the doors'
+ * threads: everything locks by itself. */
 #pragma once
 
 #include "emulator/hub-trouble.h"
@@ -16,8 +16,9 @@ DEFINE_CLEANUP(HubTroubles *, hub_troubles_free);
 void hub_troubles_on_request(HubTroubles *t, const char *device, TroubleCalls calls,
                              TroubleRequest *ret);
 
-/* A call, with its parameters as JSON: HUB_CALL_SET_TROUBLE takes a Trouble and gives {}, HUB_CALL_END_TROUBLES
- * takes the parameters of EndTroubles and gives {"ended"}, HUB_CALL_LIST_TROUBLES gives {"troubles"}. After a failure
- * *ret_answer is {"field"}. 0, -EINVAL, -E2BIG or -ENOMEM. */
+/* A call, with its parameters as JSON: HUB_CALL_SET_TROUBLE takes a Trouble and gives {},
+ * HUB_CALL_END_TROUBLES takes the parameters of EndTroubles and gives {"ended"},
+ * HUB_CALL_LIST_TROUBLES gives {"troubles"}. After a failure *ret_answer is {"field"}. 0, -EINVAL,
+ * -E2BIG or -ENOMEM. */
 int hub_troubles_call(HubTroubles *t, HubCall call, const char *parameters, size_t n,
                       char **ret_answer);

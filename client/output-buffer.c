@@ -36,14 +36,25 @@ static ssize_t write_once(const OutputBuffer *o) {
         return write(o->fd, from, output_buffer_pending(o));
 }
 
+/* A reader that never catches up must not make the part that it has read grow. Moved no more often
+ * than as much as is moved was read. */
+static void forget_written(OutputBuffer *o) {
+        if (o->n_written < output_buffer_pending(o))
+                return;
+        buffer_consume(&o->data, o->n_written);
+        o->n_written = 0;
+}
+
 int output_buffer_flush(OutputBuffer *o) {
         while (output_buffer_pending(o) > 0) {
                 ssize_t n = write_once(o);
 
                 if (n < 0 && errno == EINTR)
                         continue;
-                if (n < 0 && errno == EAGAIN)
+                if (n < 0 && errno == EAGAIN) {
+                        forget_written(o);
                         return 0;
+                }
                 if (n < 0)
                         return -errno;
                 o->n_written += (size_t) n;

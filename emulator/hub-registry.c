@@ -28,6 +28,7 @@ struct HubRegistry {
 
         pthread_mutex_t lock;
         struct Request *late; /* whose answers leave at their time; under the lock */
+        bool stopping;        /* no more of them; likewise */
 };
 
 typedef struct Request {
@@ -360,15 +361,22 @@ static char *client_of(const Request *q) {
         return NULL;
 }
 
-/* The answer leaves later: the request stays as it is until hub_registry_run_timers(). */
-static void delay(HubRegistry *r, Request *q) {
+/* The answer leaves later: the request stays as it is until hub_registry_run_timers(). False: at the
+ * end, when nothing may be left suspended. */
+static bool delay(HubRegistry *r, Request *q) {
+        bool late;
+
         q->due_usec = usec_add(now_usec(CLOCK_MONOTONIC), q->trouble.delay_usec);
         q->trouble.delay_usec = 0;
-        suspend(&q->later);
         (void) pthread_mutex_lock(&r->lock); /* cannot fail */
-        q->next_late = r->late;
-        r->late = q;
+        late = !r->stopping;
+        if (late) {
+                suspend(&q->later);
+                q->next_late = r->late;
+                r->late = q;
+        }
         (void) pthread_mutex_unlock(&r->lock);
+        return late;
 }
 
 void hub_registry_run_timers(HubRegistry *r, usec_t now_usec) {
@@ -392,10 +400,8 @@ static enum MHD_Result finish(HubRegistry *r, Request *q) {
         if (q->trouble.code != 0 &&
             registry_error_number(&q->later.answer, q->trouble.code, q->trouble.retry_after_sec) < 0)
                 return MHD_NO;
-        if (q->trouble.delay_usec > 0) {
-                delay(r, q);
+        if (q->trouble.delay_usec > 0 && delay(r, q))
                 return MHD_YES;
-        }
         return send_answer(q->connection, &q->later.answer, q->trouble.cut);
 }
 
@@ -495,7 +501,10 @@ int hub_registry_new(Hub *hub, HubLink *link, HubTroubles *troubles, const char 
 HubRegistry *hub_registry_free(HubRegistry *r) {
         if (!r)
                 return NULL;
-        hub_registry_run_timers(r, USEC_INFINITY); /* none may be suspended */
+        (void) pthread_mutex_lock(&r->lock); /* cannot fail */
+        r->stopping = true;
+        (void) pthread_mutex_unlock(&r->lock);
+        hub_registry_run_timers(r, USEC_INFINITY);
         MHD_stop_daemon(r->daemon);
         (void) pthread_mutex_destroy(&r->lock); /* nobody is left who could hold it */
         free(r);

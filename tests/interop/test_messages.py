@@ -2,6 +2,7 @@
 """Goal: events that devices send are read, and messages to devices sent, with Microsoft's SDKs over the AMQP door.
 Method: scenes/messages.js; iothubd, iothubctl and azure-iot-device at the other ends."""
 import os
+import re
 
 from harness import Daemon, test
 from interop import RealPortsHub, Scene, main, need_event_hubs, play
@@ -74,6 +75,24 @@ def a_message_to_nobody_and_a_fifty_first_are_refused(folder):
 def feedback_tells_what_became_of_messages(folder):
     with RealPortsHub(folder) as hub:
         play(hub, "messages.feedback")
+
+
+@test
+def a_redirect_is_told_in_the_frames_of_a_hub(folder):
+    """As published traces show them: the link is attached, then detached and closed, with an error that has the
+    place as a map of symbols; the greeting asks for a frame each four minutes."""
+    with RealPortsHub(folder) as hub:
+        with Scene(hub, "messages.frames") as scene:
+            said = scene.end()
+        for frames, end in zip(said, ("", "$management"), strict=True):
+            greeting = frames["open"]
+            assert re.fullmatch("DeviceGateway_[0-9a-f]{32}", greeting["container_id"]), greeting
+            assert (greeting["max_frame_size"], greeting["idle_time_out"]) == (65536, 240000), greeting
+            assert frames["attach"] == {"role": False}, frames  # neither source nor target
+            place = {"hostname": "localhost", "network-host": "localhost", "port": 5671,
+                     "address": f"amqps://localhost:5671/localhost/{end}"}
+            detach = frames["detach"]
+            assert detach["closed"] and detach["condition"] == "amqp:link:redirect" and detach["info"] == place, detach
 
 
 if __name__ == "__main__":

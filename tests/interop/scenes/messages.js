@@ -226,3 +226,27 @@ exports.feedback = async (t) => {
   await receiver.close();
   await client.close();
 };
+
+/** What the door says while a link is redirected, frame by frame. */
+exports.frames = async (t) => {
+  const rhea = require('rhea');
+  const [, host, name, key] = /HostName=(.*?);SharedAccessKeyName=(.*?);SharedAccessKey=(.*)/.exec(t.login);
+  const token = iothub.SharedAccessSignature.create(host, name, key, Math.floor(Date.now() / 1000) + 600).toString();
+  for (const address of [`amqps://${host}/messages/events/`, `amqps://${host}/messages/events/$management`]) {
+    const container = rhea.create_container();
+    const connection = container.connect({
+      transport: 'tls', host, port: 5671, reconnect: false, username: `${name}@sas.root.${host}`, password: token,
+    });
+    const receiver = connection.open_receiver({ source: { address }, credit_window: 0, max_message_size: 262144 });
+    connection.on('receiver_error', () => {});
+    await next(connection, 'receiver_close');
+    const { container_id, hostname, max_frame_size, channel_max, idle_time_out } = connection.remote.open;
+    const { role, source, target } = receiver.remote.attach;
+    const { closed, error } = receiver.remote.detach;
+    t.say({ open: { container_id, hostname, max_frame_size, channel_max, idle_time_out },
+      attach: { role, source: source && source.address, target: target && target.address },
+      detach: { closed, condition: error.condition, description: error.description, info: error.info } });
+    connection.close();
+    await next(connection, 'connection_close');
+  }
+};

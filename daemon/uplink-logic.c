@@ -14,6 +14,15 @@ static void suspect(UplinkLogic *l, const UplinkEnd *end, usec_t now, UplinkSusp
                                        now - l->machine.sent_usec, ret);
 }
 
+/* The hub cuts soon, again and again, a connection that had PUBACKs, with much in flight. A throttle whose queue is
+ * short does so without a late PUBACK before; so does a second holder of the identity, or a poor link, and nothing tells
+ * which: the name stays. But each time all that was in flight goes out once more, and a repeat counts against throttle and
+ * quota as the first did. */
+static bool wastes_windows(const UplinkLogic *l, const UplinkSymptoms *s) {
+        return s->class == UPLINK_ERROR_CUT && l->machine.proven && s->n_short > 1 && !s->quota && !s->one_message &&
+               l->machine.n_in_flight > MIN(uplink_logic_window(l), UPLINK_BATCH) / 2;
+}
+
 UplinkEvent uplink_logic_on_ended(UplinkLogic *l, const UplinkEnd *end, usec_t now,
                                   UplinkSuspectPlan *ret_plan) {
         UplinkEvent event = { .type = UPLINK_EVENT_ENDED,
@@ -33,7 +42,7 @@ UplinkEvent uplink_logic_on_ended(UplinkLogic *l, const UplinkEnd *end, usec_t n
                 .n_cuts_early = uplink_machine_n_cuts_early(&l->machine, end->class),
         };
         event.class = uplink_diagnose(&s);
-        if (event.class == UPLINK_ERROR_THROTTLED && s.was_connected)
+        if ((event.class == UPLINK_ERROR_THROTTLED && s.was_connected) || wastes_windows(l, &s))
                 uplink_pace_on_throttled(&l->pace, now);
         return event;
 }

@@ -35,7 +35,7 @@ void uplink_pace_on_connected(UplinkPace *p, usec_t now_usec);
 void uplink_pace_on_sent(UplinkPace *p, uint64_t seq, usec_t now_usec);
 void uplink_pace_on_confirmed(UplinkPace *p, const uint64_t *seqs, size_t n_seqs, usec_t now_usec);
 
-/* The hub cut while it was late: the same as one late PUBACK. */
+/* The hub cut while it was late, or cuts what is sent time and again: the same as one late PUBACK. */
 void uplink_pace_on_throttled(UplinkPace *p, usec_t now_usec);
 
 /* A message ended otherwise: it is timed no more. */

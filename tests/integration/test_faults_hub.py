@@ -134,6 +134,22 @@ def a_throttling_hub_is_named_and_sent_less(folder):
 
 
 @test
+def a_hub_that_cuts_full_windows_is_sent_less(folder):
+    """Nothing shows that it is a throttle: its queue is so short that no PUBACK is late before the cut."""
+    with Setup(folder) as s:
+        s.daemon.wait_connected()
+        s.hub.trouble("throttle", "5/s", "--max-wait", "1s")
+        sent = lines(300)
+        s.send(sent)
+        # 1 would be the search for a message that makes the hub cut
+        wait_until(lambda: 1 < s.daemon.status()["sendWindow"] < WINDOW, "a smaller window")
+        s.hub.trouble("throttle", "off")
+        check_books(s.daemon.wait_queue_empty())
+        result = compare(sent, s.hub.events.wait_count(len(sent)))
+        assert result["lost"] == 0 and result["foreign"] == 0, result
+
+
+@test
 def a_poison_message_in_front_costs_itself_and_no_other(folder):
     with Setup(folder) as s:
         s.daemon.wait_connected()

@@ -4,6 +4,7 @@
 #include "tests/support/test.h"
 
 #include "daemon/uplink-diagnosis.h"
+#include "daemon/uplink-logic.h"
 #include "daemon/uplink-pace.h"
 #include "daemon/uplink-reason.h"
 #include "daemon/uplink-state.h"
@@ -177,6 +178,53 @@ TEST(the_window_halves_when_confirmations_are_late_and_grows_back_slowly) {
         }
         ck_assert_uint_ge(n_grown, 100); /* seconds */
         ck_assert_uint_eq(p.window, 200);
+}
+
+/* A connection that is sent n messages, confirms the first, and is cut after a second. seq: counts on. */
+static void cut_with_in_flight(UplinkLogic *l, uint64_t n, uint64_t *seq, usec_t *now) {
+        uint64_t first = ++*seq;
+        UplinkSuspectPlan plan;
+        UplinkNews news;
+        UplinkEvent e;
+
+        (void) uplink_logic_decide(l, &(UplinkEvent) { UPLINK_EVENT_RESOLVED }, *now, 0, &news);
+        (void) uplink_logic_decide(l, &(UplinkEvent) { UPLINK_EVENT_CONNECTED, .span_usec = USEC_INFINITY }, *now, 0, &news);
+        uplink_logic_on_sent(l, first, *now);
+        (void) uplink_logic_decide(l, &(UplinkEvent) { UPLINK_EVENT_SENT, .n = n }, *now, 0, &news);
+        uplink_logic_on_confirmed(l, &first, 1, *now, &plan);
+        (void) uplink_logic_decide(l, &(UplinkEvent) { UPLINK_EVENT_CONFIRMED, .n = 1 }, *now, 0, &news);
+        *now += USEC_PER_SEC;
+        e = uplink_logic_on_ended(l, &(UplinkEnd) { .class = UPLINK_ERROR_CUT, .first_seq = first + 1 }, *now, &plan);
+        (void) uplink_logic_decide(l, &e, *now, 0, &news);
+        *now = uplink_machine_deadline(&l->machine);
+        (void) uplink_logic_decide(l, &(UplinkEvent) { UPLINK_EVENT_TIMER }, *now, 0, &news);
+}
+
+/* Goal: a hub that cuts full windows time and again is sent less at a time, down to what it takes; one cut, or cuts of a
+ * few messages, change nothing. */
+TEST(the_window_halves_when_full_ones_are_cut_time_and_again) {
+        const UplinkTimes t = { .connect_timeout_usec = 10 * USEC_PER_SEC, .ack_timeout_usec = USEC_PER_MINUTE,
+                                .backoff = { USEC_PER_SEC, USEC_PER_MINUTE, USEC_PER_MINUTE, USEC_PER_MINUTE } };
+        usec_t now = USEC_PER_HOUR;
+        uint64_t seq = 0;
+        UplinkLogic l;
+        UplinkNews news;
+
+        uplink_logic_init(&l, &t, 200, now);
+        (void) uplink_logic_decide(&l, &(UplinkEvent) { UPLINK_EVENT_START }, now, 0, &news);
+        for (unsigned i = 0; i < 5; i++)
+                cut_with_in_flight(&l, 20, &seq, &now);
+        ck_assert_uint_eq(uplink_logic_window(&l), 200);
+
+        uplink_logic_init(&l, &t, 200, now);
+        (void) uplink_logic_decide(&l, &(UplinkEvent) { UPLINK_EVENT_START }, now, 0, &news);
+        cut_with_in_flight(&l, 200, &seq, &now);
+        ck_assert_uint_eq(uplink_logic_window(&l), 200);
+        cut_with_in_flight(&l, 200, &seq, &now);
+        ck_assert_uint_eq(uplink_logic_window(&l), 100);
+        for (unsigned i = 0; i < 12; i++)
+                cut_with_in_flight(&l, uplink_logic_window(&l), &seq, &now);
+        ck_assert_uint_eq(uplink_logic_window(&l), UPLINK_PACE_MIN);
 }
 
 TEST(one_window_that_is_confirmed_slowly_is_late_and_halves_once) {

@@ -41,6 +41,10 @@ typedef enum Option {
         OPTION_ANSWER,
         OPTION_CUT,
         OPTION_CALLS,
+        OPTION_REFUSE,
+        OPTION_DETACH,
+        OPTION_CLOSE,
+        OPTION_CONDITION,
         OPTION_RETRY_AFTER,
         OPTION_DONE,
         OPTION_HELP,
@@ -75,6 +79,10 @@ static const struct option option_table[_OPTION_MAX + 1] = {
         { "answer", required_argument, NULL, OPTION_BASE + OPTION_ANSWER },
         { "cut", required_argument, NULL, OPTION_BASE + OPTION_CUT },
         { "calls", required_argument, NULL, OPTION_BASE + OPTION_CALLS },
+        { "refuse", required_argument, NULL, OPTION_BASE + OPTION_REFUSE },
+        { "detach", required_argument, NULL, OPTION_BASE + OPTION_DETACH },
+        { "close", required_argument, NULL, OPTION_BASE + OPTION_CLOSE },
+        { "condition", required_argument, NULL, OPTION_BASE + OPTION_CONDITION },
         { "retry-after", required_argument, NULL, OPTION_BASE + OPTION_RETRY_AFTER },
         { "done", no_argument, NULL, OPTION_BASE + OPTION_DONE },
         { "help", no_argument, NULL, OPTION_BASE + OPTION_HELP },
@@ -384,6 +392,35 @@ static int verb_https(Parser *p) {
                                       TROUBLE_COUNT_MAX);
 }
 
+static int verb_amqp(Parser *p) {
+        static const struct {
+                Option option;
+                TroubleKind kind;
+        } table[] = {
+                { OPTION_REFUSE, TROUBLE_AMQP_REFUSE },
+                { OPTION_DETACH, TROUBLE_AMQP_DETACH },
+                { OPTION_CLOSE, TROUBLE_AMQP_CLOSE },
+        };
+        static const TroubleKind all[] = { TROUBLE_AMQP_REFUSE, TROUBLE_AMQP_DETACH, TROUBLE_AMQP_CLOSE };
+        size_t given = SIZE_MAX, n = p->values[OPTION_OFF] ? 1 : 0;
+        int r;
+
+        for (size_t i = 0; i < ELEMENTSOF(table); i++)
+                if (p->values[table[i].option]) {
+                        given = i;
+                        n++;
+                }
+        if (n != 1)
+                return bad(p, "one of --refuse N, --detach N, --close N and --off is needed");
+        if (given == SIZE_MAX)
+                return end_all(p, all, ELEMENTSOF(all));
+        r = set(p, table[given].kind);
+        if (r >= 0)
+                r = json_add_string(p->trouble, "mark", p->values[OPTION_CONDITION]);
+        return r < 0 ? r
+                     : put_number(p, p->trouble, "count", table[given].option, 1, TROUBLE_COUNT_MAX);
+}
+
 static int verb_send(Parser *p) {
         const char *ack = p->values[OPTION_ACK];
         int r;
@@ -535,6 +572,10 @@ static const struct {
                           BIT(OPTION_DONE) | BIT(OPTION_DELAY) | BIT(OPTION_CUT) |
                           BIT(OPTION_CALLS) | BIT(OPTION_OFF),
           verb_https },
+        { "amqp", NULL, NULL,
+          BIT(OPTION_FOR) | BIT(OPTION_REFUSE) | BIT(OPTION_DETACH) | BIT(OPTION_CLOSE) |
+                          BIT(OPTION_CONDITION) | BIT(OPTION_OFF),
+          verb_amqp },
         { "send", "DEVICE", "BODY",
           BIT(OPTION_MESSAGE_ID) | BIT(OPTION_ACK) | BIT(OPTION_TTL) | BIT(OPTION_PROPERTY),
           verb_send },
@@ -582,6 +623,12 @@ const char *ctl_help(void) {
                "  https --cut N             end the next N answers in the middle\n"
                "  https --off               none of these any more\n"
                "                            [--calls bulk|query|single] only those\n"
+               "  amqp --refuse N           refuse the next N links of readers and senders\n"
+               "  amqp --detach N           detach the links of the next N messages, which are not passed on\n"
+               "  amqp --close N            likewise close their connections\n"
+               "                            [--condition NAME] and say that, such as\n"
+               "                            com.microsoft:server-busy\n"
+               "  amqp --off                none of these any more\n"
                "  clear                     end all trouble\n"
                "  status [--json]           what is on, and counters [--device ID]\n"
                "  wait COUNTER              until it rises by [--count N] (default 1), or is at\n"

@@ -168,6 +168,17 @@ int amqp_grants_add_token(AmqpGrants *g, Hub *h, const char *token, usec_t now_u
         return r;
 }
 
+void amqp_grants_expire(AmqpGrants *g, usec_t now_usec) {
+        size_t n = 0;
+
+        for (size_t i = 0; i < g->n; i++)
+                if (g->items[i].expires_usec > now_usec)
+                        g->items[n++] = g->items[i];
+                else
+                        grant_done(g->items + i);
+        g->n = n;
+}
+
 int amqp_grants_check(const AmqpGrants *g, const Hub *h, const char *path, HubRight right,
                       usec_t now_usec, const char **reterr_reason) {
         int result = -EACCES;

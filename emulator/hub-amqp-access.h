@@ -28,6 +28,9 @@ int amqp_grants_add_plain(AmqpGrants *g, Hub *h, const char *user, const char *p
 int amqp_grants_add_token(AmqpGrants *g, Hub *h, const char *token, usec_t now_usec,
                           const char **reterr_reason);
 
+/* Forgets what has ended. */
+void amqp_grants_expire(AmqpGrants *g, usec_t now_usec);
+
 /* Whether the right is granted now for a path, as "/messages/events". 0, -EACCES, -EPERM (by a policy that
  * lacks it) or -ENOMEM. */
 int amqp_grants_check(const AmqpGrants *g, const Hub *h, const char *path, HubRight right,

@@ -239,6 +239,11 @@ static int send_feedback(AmqpLink *l) {
                 (void) pn_link_drained(l->link);
         if (r <= 0)
                 return r;
+        if (amqp_link_meets_trouble(l)) {
+                (void) hub_feedback_settle(door->hub, f.lock, HUB_FEEDBACK_RELEASE);
+                hub_feedback_done(&f);
+                return 0;
+        }
         door->out.size = 0;
         r = format_feedback(&f, door, &door->out);
         l->n_sent = f.lock;

@@ -39,6 +39,7 @@ static void link_free(AmqpLink *l) {
 
         if (l->type && l->type->done)
                 l->type->done(l);
+        hub_events_reader_free(l->reader);
         for (size_t i = 0; i < l->n_answers; i++)
                 buffer_done(l->answers + (l->first_answer + i) % AMQP_ANSWERS_MAX);
         free(l->answers);
@@ -74,6 +75,7 @@ void amqp_link_detach(AmqpLink *l, const char *condition, const char *descriptio
         if (description)
                 pn_condition_set_description(d, description);
         pn_link_close(l->link);
+        l->conn->n_detached++;
         link_free(l);
 }
 
@@ -98,6 +100,25 @@ int amqp_link_send(AmqpLink *l, const void *data, size_t n, const void *more, si
         if (pn_link_snd_settle_mode(l->link) == PN_SND_SETTLED)
                 pn_delivery_settle(d);
         return 0;
+}
+
+/* ---- trouble on request ---- */
+
+bool amqp_link_meets_trouble(AmqpLink *l) {
+        char condition[TEXT_FINDER_MAX + 1];
+        AmqpConn *c = l->conn;
+
+        if (l->address.node == AMQP_NODE_CBS || l->address.node == AMQP_NODE_MANAGEMENT)
+                return false;
+        if (hub_troubles_on_amqp(c->door->troubles, TROUBLE_AMQP_DETACH, condition)) {
+                amqp_link_detach(l, condition, "on request");
+                return true;
+        }
+        if (hub_troubles_on_amqp(c->door->troubles, TROUBLE_AMQP_CLOSE, condition)) {
+                (void) snprintf(c->close_with, sizeof(c->close_with), "%s", condition); /* fits */
+                return true;
+        }
+        return false;
 }
 
 /* ---- what clients ask for ---- */
@@ -180,6 +201,7 @@ static int redirect(AmqpLink *l) {
 static int attach(AmqpLink *l) {
         const char *address = remote_address(l->link);
         bool sends = pn_link_is_sender(l->link); /* we do */
+        char condition[TEXT_FINDER_MAX + 1];
         int r;
 
         if (l->conn->n_links > AMQP_LINKS_MAX) {
@@ -193,6 +215,11 @@ static int attach(AmqpLink *l) {
         r = check_access(l);
         if (r <= 0)
                 return r;
+        if (l->address.node != AMQP_NODE_CBS &&
+            hub_troubles_on_amqp(l->conn->door->troubles, TROUBLE_AMQP_REFUSE, condition)) {
+                amqp_link_refuse(l, condition, "on request");
+                return 0;
+        }
         switch (l->address.node) {
         case AMQP_NODE_CBS:
         case AMQP_NODE_MANAGEMENT: return amqp_request_attach(l);
@@ -214,6 +241,9 @@ static int attach(AmqpLink *l) {
 
 static int on_link_open(AmqpConn *c, pn_link_t *link) {
         AmqpLink *l;
+
+        if (c->n_detached > AMQP_LINKS_MAX)
+                return -EPROTO; /* none of which was answered; each takes memory until it is */
 
         l = calloc(1, sizeof(*l));
         if (!l)
@@ -253,6 +283,8 @@ static int on_incoming(AmqpLink *l, pn_delivery_t *d) {
                 pn_delivery_settle(d);
                 return 0;
         }
+        if (amqp_link_meets_trouble(l))
+                return 0;
         if (got < 0)
                 got = 0;
         pn_link_flow(l->link, 1);
@@ -274,11 +306,13 @@ static int on_delivery(pn_delivery_t *d) {
         return 0;
 }
 
-static void on_link_closed(pn_link_t *link) {
+static void on_link_closed(AmqpConn *c, pn_link_t *link) {
         AmqpLink *l = link_of(link);
 
         if (l)
                 link_free(l);
+        else if (c->n_detached > 0)
+                c->n_detached--;
         pn_link_close(link);
         pn_link_free(link);
 }
@@ -323,7 +357,7 @@ static int on_event(AmqpConn *c, pn_event_t *e) {
                 return 0;
         case PN_LINK_REMOTE_OPEN: return on_link_open(c, pn_event_link(e));
         case PN_LINK_REMOTE_CLOSE:
-        case PN_LINK_REMOTE_DETACH: on_link_closed(pn_event_link(e)); return 0;
+        case PN_LINK_REMOTE_DETACH: on_link_closed(c, pn_event_link(e)); return 0;
         case PN_DELIVERY: return on_delivery(pn_event_delivery(e));
         default: return 0; /* credit is looked at in each turn */
         }
@@ -349,6 +383,7 @@ static void check_grants(AmqpConn *c, usec_t now_realtime) {
                                       now_realtime, &reason) == -EACCES)
                         amqp_link_detach(l, "amqp:unauthorized-access", reason);
         }
+        amqp_grants_expire(&c->grants, now_realtime);
 }
 
 /* ---- bytes ---- */
@@ -400,6 +435,7 @@ static int send_some(AmqpConn *c) {
                         continue;
                 for (unsigned i = 0; i < SENDS_PER_TURN && r > 0; i++) {
                         if (pn_link_credit(l->link) <= 0 ||
+                            pn_link_unsettled(l->link) >= (int) AMQP_UNSETTLED_MAX ||
                             pn_session_outgoing_bytes(pn_link_session(l->link)) >=
                                             AMQP_SESSION_BYTES_MAX)
                                 break;
@@ -437,6 +473,8 @@ void amqp_conn_turn(AmqpConn *c) {
                 r = send_some(c);
         if (r < 0)
                 amqp_conn_close(c, "amqp:internal-error", strerror(-r));
+        else if (*c->close_with)
+                amqp_conn_close(c, c->close_with, "on request");
         writable = write_some(c);
         if (pn_connection_driver_has_event(&c->driver))
                 c->again = true;

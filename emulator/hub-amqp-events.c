@@ -22,20 +22,16 @@ static int send_event(AmqpLink *l) {
                 return 1; /* a line that somebody has changed: told by the store, left out */
         if (r == 0 && pn_link_get_drain(l->link))
                 (void) pn_link_drained(l->link);
-        if (r <= 0)
-                return r;
+        if (r <= 0 || amqp_link_meets_trouble(l))
+                return MIN(r, 0);
         r = amqp_event_encode(e, &door->out);
         if (r >= 0)
                 r = amqp_link_send(l, door->out.data, door->out.size, e->body, e->body_size);
         return r < 0 ? r : 1;
 }
 
-static void reader_done(AmqpLink *l) {
-        l->reader = hub_events_reader_free(l->reader);
-}
-
 /* Whatever a reader makes of an event, it stays where it is. */
-static const AmqpLinkType reader_type = { .send = send_event, .done = reader_done };
+static const AmqpLinkType reader_type = { .send = send_event };
 
 /* ---- from where on ---- */
 
@@ -180,8 +176,7 @@ int amqp_events_attach(AmqpLink *l) {
                 return 0;
         }
         find_epoch(l);
-        if (make_room(l) == 0)
-                return 0;
+        /* Before others lose their place to it. */
         r = hub_events_reader_open(hub_events(l->conn->door->hub), l->address.partition, &position,
                                    &l->reader, &reason);
         if (r == -ERANGE) {
@@ -190,6 +185,8 @@ int amqp_events_attach(AmqpLink *l) {
         }
         if (r < 0)
                 return r;
+        if (make_room(l) == 0)
+                return 0;
         amqp_link_accept(l, &reader_type);
         return 0;
 }

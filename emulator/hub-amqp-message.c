@@ -11,23 +11,6 @@
 #define SECTION_PROPERTIES 0x73U
 #define SECTION_APPLICATION_PROPERTIES 0x74U
 
-int amqp_encode(pn_data_t *scratch, Buffer *out) {
-        ssize_t n = pn_data_encoded_size(scratch);
-        int r;
-
-        if (n < 0 || pn_data_errno(scratch) != 0)
-                return -ENOMEM;
-        r = buffer_reserve(out, (size_t) n);
-        if (r < 0)
-                return r;
-        n = pn_data_encode(scratch, (char *) out->data + out->size, (size_t) n);
-        pn_data_clear(scratch);
-        if (n < 0)
-                return -ENOMEM;
-        out->size += (size_t) n;
-        return 0;
-}
-
 /* Events are written byte by byte, without a tree of values as Proton makes it: at a million of them
  * that took a third of the door's time. Encodings: part 1, section 1.6. The first failure stays. */
 typedef struct Writer {

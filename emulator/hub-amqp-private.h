@@ -21,6 +21,7 @@
 #define AMQP_LINKS_MAX 512U                    /* of a connection */
 #define AMQP_MESSAGE_BYTES_MAX (256U * 1024U)  /* max-message-size, as the hub says it */
 #define AMQP_SESSION_BYTES_MAX (256U * 1024U)  /* written ahead of a reader */
+#define AMQP_UNSETTLED_MAX 32768U              /* on one link: Proton keeps each until it is settled */
 #define AMQP_ANSWERS_MAX 64U                   /* waiting for credit on one link */
 
 typedef struct AmqpConn AmqpConn;
@@ -64,6 +65,8 @@ struct AmqpConn {
         AmqpGrants grants;
         AmqpLink *links;
         size_t n_links;
+        size_t n_detached;      /* by us, and not yet by the client */
+        char close_with[TEXT_FINDER_MAX + 1]; /* the condition of a trouble, at the end of the turn */
         Buffer in;              /* of a message that comes in parts */
         bool again;             /* has more to do though nothing comes */
         bool dead;
@@ -74,12 +77,12 @@ struct HubAmqp {
         Hub *hub;
         char *entity;           /* the name of the event hub */
         unsigned port;
+        HubTroubles *troubles;
         pthread_t thread;
         int listen_fd, epoll_fd, stop_fd, events_fd, feedback_fd;
         AmqpConn *conns;
         size_t n_conns;
-        pn_data_t *scratch;     /* for encoding */
-        Buffer out;             /* likewise */
+        Buffer out;             /* for encoding */
 };
 
 /* hub-amqp-conn.c */
@@ -100,6 +103,10 @@ void amqp_link_detach(AmqpLink *l, const char *condition, const char *descriptio
 /* Sends a whole message that is settled by the other side. 0 or -errno. */
 int amqp_link_send(AmqpLink *l, const void *data, size_t n, const void *more, size_t n_more);
 
+/* What a message is to meet on request, instead of its receiver; requests and their answers are spared. True:
+ * the link is gone, or the connection about to be. */
+bool amqp_link_meets_trouble(AmqpLink *l);
+
 /* hub-amqp-sasl.c: has the transport sign clients in. 0 or -ENOMEM. */
 int amqp_sasl_set_up(AmqpConn *c);
 
@@ -114,9 +121,6 @@ void amqp_link_accept(AmqpLink *l, const AmqpLinkType *type);
 
 /* Refuses: attach with null terminus, then detach. description: may be NULL. */
 void amqp_link_refuse(AmqpLink *l, const char *condition, const char *description);
-
-/* Appends a section to out, from the scratch, which it clears: an AMQP value of any kind. 0 or -ENOMEM. */
-int amqp_encode(pn_data_t *scratch, Buffer *out);
 
 /* hub-amqp-message.c: an event as its reader gets it, up to the payload, which has to follow. 0 or -ENOMEM. */
 int amqp_event_encode(const HubStoredEvent *e, Buffer *head);

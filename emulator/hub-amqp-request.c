@@ -17,8 +17,11 @@ static int send_answer(AmqpLink *l) {
         Buffer *b;
         int r;
 
-        if (l->n_answers == 0)
+        if (l->n_answers == 0) {
+                if (pn_link_get_drain(l->link))
+                        (void) pn_link_drained(l->link);
                 return 0;
+        }
         b = l->answers + l->first_answer;
         r = amqp_link_send(l, b->data, b->size, NULL, 0);
         buffer_done(b);

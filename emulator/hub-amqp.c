@@ -112,8 +112,6 @@ static void door_done(HubAmqp *a) {
         safe_close(a->events_fd);
         safe_close(a->feedback_fd);
         safe_close(a->epoll_fd);
-        if (a->scratch)
-                pn_data_free(a->scratch);
         buffer_done(&a->out);
         free(a->entity);
         free(a);
@@ -141,11 +139,11 @@ int hub_amqp_new(Hub *hub, const HubAmqpSettings *settings, HubAmqp **ret) {
                 return -ENOMEM;
         a->hub = hub;
         a->port = settings->port;
+        a->troubles = settings->troubles;
         a->listen_fd = a->epoll_fd = a->stop_fd = a->events_fd = a->feedback_fd = -EBADF;
         /* The hub's name is its host's up to the first dot, and so is the event hub's. */
         a->entity = strndup(host, strcspn(host, "."));
-        a->scratch = pn_data(64);
-        r = a->entity && a->scratch ? open_fds(a, settings->path) : -ENOMEM;
+        r = a->entity ? open_fds(a, settings->path) : -ENOMEM;
         if (r < 0) {
                 door_done(a);
                 return r;

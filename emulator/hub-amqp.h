@@ -3,6 +3,7 @@
  * endpoint that it redirects to. docs/emulator.md, "The AMQP door". */
 #pragma once
 
+#include "emulator/hub-troubles.h"
 #include "emulator/hub.h"
 #include "lib/macro.h"
 
@@ -10,6 +11,7 @@ typedef struct HubAmqp HubAmqp;
 
 typedef struct HubAmqpSettings {
         const char *path; /* of the socket, which is made, in place of one of that name */
+        HubTroubles *troubles; /* borrowed likewise */
         unsigned port;    /* at which clients see this door: told in redirects */
 } HubAmqpSettings;
 

@@ -551,7 +551,7 @@ static int plugin_new(const Options *o, Plugin **ret) {
                 r = hub_reports_new(p->hub, p->troubles, (int) o->report_fd, &p->reports);
         if (r < 0)
                 return r;
-        r = hub_amqp_new(p->hub, &(HubAmqpSettings) { .path = AMQP_SOCKET, .port = (unsigned) o->amqp_port },
+        r = hub_amqp_new(p->hub, &(HubAmqpSettings) { .path = AMQP_SOCKET, .troubles = p->troubles, .port = (unsigned) o->amqp_port },
                          &p->amqp);
         if (r < 0)
                 return r;

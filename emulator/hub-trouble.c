@@ -30,6 +30,9 @@ static const char *const kind_names[_TROUBLE_KIND_MAX] = {
         [TROUBLE_HTTPS_ANSWER] = "https-answer",
         [TROUBLE_HTTPS_DELAY] = "https-delay",
         [TROUBLE_HTTPS_CUT] = "https-cut",
+        [TROUBLE_AMQP_REFUSE] = "amqp-refuse",
+        [TROUBLE_AMQP_DETACH] = "amqp-detach",
+        [TROUBLE_AMQP_CLOSE] = "amqp-close",
 };
 
 static const char *const certificate_names[_TROUBLE_CERTIFICATE_MAX] = {
@@ -82,8 +85,13 @@ TroubleCalls trouble_calls_from_string(const char *s) {
         return value_of(calls_names, _TROUBLE_CALLS_MAX, s);
 }
 
+static bool is_of_amqp(TroubleKind k) {
+        return k == TROUBLE_AMQP_REFUSE || k == TROUBLE_AMQP_DETACH || k == TROUBLE_AMQP_CLOSE;
+}
+
 bool trouble_kind_is_of_hub(TroubleKind k) {
-        return k == TROUBLE_HTTPS_ANSWER || k == TROUBLE_HTTPS_DELAY || k == TROUBLE_HTTPS_CUT;
+        return k == TROUBLE_HTTPS_ANSWER || k == TROUBLE_HTTPS_DELAY || k == TROUBLE_HTTPS_CUT ||
+               is_of_amqp(k);
 }
 
 void trouble_done(Trouble *t) {
@@ -103,8 +111,27 @@ void troubles_done(Troubles *t) {
         *t = (Troubles){ 0 };
 }
 
+/* A symbol of AMQP is ASCII. */
+static bool is_condition(const char *s) {
+        size_t n = strlen(s);
+
+        if (n < 1 || n > TEXT_FINDER_MAX)
+                return false;
+        for (size_t i = 0; i < n; i++)
+                if (s[i] <= ' ' || s[i] > '~')
+                        return false;
+        return true;
+}
+
 static const char *bad_field(const Trouble *t) {
         switch (t->kind) {
+        case TROUBLE_AMQP_REFUSE:
+        case TROUBLE_AMQP_DETACH:
+        case TROUBLE_AMQP_CLOSE:
+                return t->count < 1 || t->count > TROUBLE_COUNT_MAX ? "count" :
+                       t->device                                    ? "device" :
+                       t->mark && !is_condition(t->mark)            ? "mark" :
+                                                                      NULL;
         case TROUBLE_REFUSE:
                 if (t->code > TROUBLE_CODE_MAX)
                         return "code";
@@ -421,6 +448,30 @@ void troubles_on_request(Troubles *t, const char *device, TroubleCalls calls, Tr
                 use_up(t, e);
         }
         *ret = q;
+}
+
+bool troubles_on_amqp(Troubles *t, TroubleKind kind, const char **ret_condition) {
+        static const char *const conditions[_TROUBLE_KIND_MAX] = {
+                [TROUBLE_AMQP_REFUSE] = "com.microsoft:server-busy",
+                [TROUBLE_AMQP_DETACH] = "amqp:link:detach-forced",
+                [TROUBLE_AMQP_CLOSE] = "amqp:connection:forced",
+        };
+        TroubleEntry *e = find(t, kind, NULL);
+
+        if (!e)
+                return false;
+        (void) snprintf(t->condition, sizeof(t->condition), "%s",
+                        e->trouble.mark ? e->trouble.mark : conditions[kind]); /* fits */
+        *ret_condition = t->condition;
+        use_up(t, e);
+        return true;
+}
+
+bool troubles_have_amqp(const Troubles *t) {
+        for (size_t i = 0; i < t->n; i++)
+                if (is_of_amqp(t->entries[i].trouble.kind))
+                        return true;
+        return false;
 }
 
 bool troubles_hold_pubacks(const Troubles *t, const char *client_id) {

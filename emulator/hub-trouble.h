@@ -37,6 +37,10 @@ typedef enum TroubleKind {
         TROUBLE_HTTPS_ANSWER, /* requests are answered with an error */
         TROUBLE_HTTPS_DELAY,  /* answers leave late */
         TROUBLE_HTTPS_CUT,    /* the next requests are carried out, and their answers end in the middle */
+        /* Of the AMQP door, each with a condition: */
+        TROUBLE_AMQP_REFUSE, /* the next links are refused */
+        TROUBLE_AMQP_DETACH, /* the next messages are not passed on, and their links detached */
+        TROUBLE_AMQP_CLOSE,  /* likewise, and the connection is closed */
         _TROUBLE_KIND_MAX,
         _TROUBLE_KIND_INVALID = -EINVAL,
 } TroubleKind;
@@ -78,7 +82,7 @@ typedef struct Trouble {
         char *device;         /* a client id ("ID" also means its modules); NULL: all. Not of a
                                * certificate, which comes before a device has a name */
         usec_t ends_usec;     /* USEC_INFINITY: stays until it is ended */
-        uint64_t count;       /* REFUSE, PUBACK_DROP, C2D_..., HTTPS_CUT: how many are left, 1 and more;
+        uint64_t count;       /* REFUSE, PUBACK_DROP, C2D_..., HTTPS_CUT, AMQP_...: how many are left, 1 and more;
                                * HTTPS_ANSWER, HTTPS_DELAY: likewise, and 0 is without an end */
         unsigned code;        /* REFUSE: CONNACK 1 to TROUBLE_CODE_MAX, or TROUBLE_CODE_CUT. HTTPS_ANSWER:
                                * six digits, the first three the HTTP status */
@@ -86,7 +90,8 @@ typedef struct Trouble {
         usec_t interval_usec; /* THROTTLE: between two messages, 1 and more */
         usec_t connect_usec;  /* THROTTLE: between two CONNECTs; 0: no limit */
         uint64_t burst;       /* THROTTLE: how many pass at once after a quiet time */
-        char *mark;           /* MARKED: 1 to TEXT_FINDER_MAX bytes */
+        char *mark;           /* MARKED: 1 to TEXT_FINDER_MAX bytes. AMQP_...: the condition, likewise and
+                               * printable ASCII; NULL: that of TROUBLE_AMQP_... by default */
         TroubleCertificate certificate;
         TroubleCalls calls;       /* HTTPS_... */
         uint64_t retry_after_sec; /* HTTPS_ANSWER: the header; 0: none */
@@ -103,6 +108,7 @@ typedef struct TroubleEntry TroubleEntry;
 typedef struct Troubles {
         TroubleEntry *entries;
         size_t n;
+        char condition[TEXT_FINDER_MAX + 1]; /* the last of AMQP_... that happened */
         uint64_t serial; /* rises with every change: who has remembered a decision looks again */
 } Troubles;
 
@@ -149,6 +155,12 @@ typedef struct TroubleRequest {
 
 /* device: a client id that the request names, or NULL. calls: not ALL. */
 void troubles_on_request(Troubles *t, const char *device, TroubleCalls calls, TroubleRequest *ret);
+
+/* Whether that trouble happens now, which uses up one. *ret_condition: borrowed until the next change. */
+bool troubles_on_amqp(Troubles *t, TroubleKind kind, const char **ret_condition);
+
+/* Whether any of AMQP_... is on. */
+bool troubles_have_amqp(const Troubles *t);
 
 /* What comes of a PUBACK to a message of the device's queue. */
 typedef enum TroubleC2d {

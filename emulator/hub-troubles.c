@@ -1,6 +1,7 @@
 #include "emulator/hub-troubles.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "emulator/trouble-json.h"
 
@@ -9,6 +10,7 @@
 struct HubTroubles {
         pthread_mutex_t lock;
         Troubles troubles;
+        atomic_bool has_amqp; /* lets the door look without the lock */
 };
 
 int hub_troubles_new(HubTroubles **ret) {
@@ -37,6 +39,7 @@ static void lock(HubTroubles *t) {
 }
 
 static void unlock(HubTroubles *t) {
+        atomic_store(&t->has_amqp, troubles_have_amqp(&t->troubles));
         (void) pthread_mutex_unlock(&t->lock); /* it is held */
 }
 
@@ -45,6 +48,20 @@ void hub_troubles_on_request(HubTroubles *t, const char *device, TroubleCalls ca
         lock(t);
         troubles_on_request(&t->troubles, device, calls, ret);
         unlock(t);
+}
+
+bool hub_troubles_on_amqp(HubTroubles *t, TroubleKind kind, char ret_condition[static TEXT_FINDER_MAX + 1]) {
+        const char *condition;
+        bool happens;
+
+        if (!atomic_load(&t->has_amqp))
+                return false;
+        lock(t);
+        happens = troubles_on_amqp(&t->troubles, kind, &condition);
+        if (happens)
+                strcpy(ret_condition, condition); /* no longer than that */
+        unlock(t);
+        return happens;
 }
 
 static int run_call(Troubles *t, HubCall call, struct json_object *parameters,

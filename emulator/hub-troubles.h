@@ -16,6 +16,9 @@ DEFINE_CLEANUP(HubTroubles *, hub_troubles_free);
 void hub_troubles_on_request(HubTroubles *t, const char *device, TroubleCalls calls,
                              TroubleRequest *ret);
 
+/* As troubles_on_amqp(), which has the condition's room; cheap while there is none. */
+bool hub_troubles_on_amqp(HubTroubles *t, TroubleKind kind, char ret_condition[static TEXT_FINDER_MAX + 1]);
+
 /* A call, with its parameters as JSON: HUB_CALL_SET_TROUBLE takes a Trouble and gives {},
  * HUB_CALL_END_TROUBLES takes the parameters of EndTroubles and gives {"ended"},
  * HUB_CALL_LIST_TROUBLES gives {"troubles"}. After a failure *ret_answer is {"field"}. 0, -EINVAL,

@@ -35,12 +35,13 @@
 
 static Hub *hub;
 static HubAmqp *door;
+static HubTroubles *troubles;
 static char *owner_key;
 
 static void open_door(void) {
         _cleanup_free_ char *path = test_tempdir();
         _cleanup_free_ char *secondary = NULL;
-        const HubAmqpSettings settings = { .path = SOCKET, .port = 25671 };
+        HubAmqpSettings settings = { .path = SOCKET, .port = 25671 };
         char *what = NULL;
         unsigned rights;
 
@@ -48,11 +49,14 @@ static void open_door(void) {
         assert_ok(hub_open(AT_FDCWD, HOST, &hub));
         assert_ok(hub_open_events(hub, &HUB_EVENTS_LIMITS_DEFAULT, &what));
         assert_ok(hub_policy_get(hub, HUB_POLICY_OWNER, &owner_key, &secondary, &rights));
+        assert_ok(hub_troubles_new(&troubles));
+        settings.troubles = troubles;
         assert_ok(hub_amqp_new(hub, &settings, &door));
 }
 
 static void close_door(void) {
         door = hub_amqp_free(door);
+        troubles = hub_troubles_free(troubles);
         hub = hub_free(hub);
         free(owner_key);
 }
@@ -635,6 +639,9 @@ TEST(five_readers_without_an_epoch_or_one_with_the_highest) {
                 expect_detached(&c, plain[i], "amqp:link:stolen");
         expect_detached(&c, attach(&c, true, "late", partition_address(1)), "amqp:link:stolen");
         expect_detached(&c, attach_with(&c, true, "lower", partition_address(1), NULL, 2), "amqp:link:stolen");
+        expect_detached(&c, attach_with(&c, true, "beyond", partition_address(1),
+                                        "amqp.annotation.x-opt-offset > '5'", 5),
+                        "com.microsoft:argument-error");
         high = attach_with(&c, true, "high", partition_address(1), NULL, 4);
         expect_attached(&c, high);
         expect_detached(&other, low, "amqp:link:stolen");
@@ -739,6 +746,55 @@ TEST(feedback_that_was_not_accepted_comes_again) {
         ck_assert(memmem(b.data, b.size, "\"Purged\"", 8));
         ck_assert(memmem(b.data, b.size, "30313233-3435-3637-3839-616263646500", 36)); /* the uuid as text */
         client_close(&other);
+        close_door();
+}
+
+/* ---- trouble on request ---- */
+
+static void make_trouble(const char *json) {
+        _cleanup_free_ char *answer = NULL;
+
+        ck_assert_msg(hub_troubles_call(troubles, HUB_CALL_SET_TROUBLE, json, strlen(json), &answer) == 0, "%s",
+                      strempty(answer));
+}
+
+TEST(trouble_refuses_detaches_and_closes_as_often_as_asked) {
+        static const char to[] = "/devices/windmill/messages/devicebound";
+        pn_delivery_t *d;
+        AmqpMessage m;
+        pn_link_t *l;
+        Client c;
+
+        open_door();
+        add_device("windmill");
+        append("windmill", "", "x");
+        open_with_key(&c);
+        make_trouble("{\"kind\":\"amqp-refuse\",\"count\":2}");
+        expect_detached(&c, attach(&c, true, "r1", partition_address(0)), "com.microsoft:server-busy");
+        expect_detached(&c, attach(&c, false, "s1", "/messages/devicebound"), "com.microsoft:server-busy");
+        l = attach(&c, true, "r2", partition_address(partition_of("windmill")));
+        expect_attached(&c, l);
+
+        make_trouble("{\"kind\":\"amqp-detach\",\"count\":2,\"mark\":\"com.microsoft:timeout\"}");
+        pn_link_flow(l, 1);
+        expect_detached(&c, l, "com.microsoft:timeout");
+        l = attach(&c, false, "s2", "/messages/devicebound");
+        d = send_to(&c, l, to, NULL);
+        expect_detached(&c, l, "com.microsoft:timeout");
+        ck_assert_uint_eq(pn_delivery_remote_state(d), 0);
+        l = attach(&c, true, "r3", partition_address(partition_of("windmill")));
+        m = receive(&c, l);
+        ck_assert_int_eq(sequence_of(&m), 0);
+        l = attach(&c, false, "s3", "/messages/devicebound");
+        ck_assert_uint_eq(outcome(&c, send_to(&c, l, to, NULL)), PN_ACCEPTED);
+
+        make_trouble("{\"kind\":\"amqp-close\",\"count\":1}");
+        (void) send_to(&c, l, to, NULL);
+        while (client_turn(&c))
+                ;
+        ck_assert_str_eq(strempty(pn_condition_get_name(pn_connection_remote_condition(c.driver.connection))),
+                         "amqp:connection:forced");
+        client_close(&c);
         close_door();
 }
 

@@ -16,6 +16,8 @@
 #define ABOVE_EVENTS                                                                               \
         (IN_CREATE | IN_MOVED_TO | IN_ATTRIB | IN_DELETE_SELF | IN_MOVE_SELF | IN_ONLYDIR)
 
+#define LOOKS_MAX 16U /* somebody who makes and removes folders all the time is not followed for ever */
+
 typedef struct Folder {
         char *path;
         int wd; /* what is watched for it: itself or a folder above; -1: nothing */
@@ -51,29 +53,41 @@ static bool go_up(char *path) {
         return true;
 }
 
-/* What is made between the two looks at a missing folder would be overlooked, so it is looked at again
- * once the one above is watched. */
-static int add_watch(int fd, const char *path) {
-        _cleanup_free_ char *above = NULL;
-        int wd, wd_above = -1;
-
-        wd = inotify_add_watch(fd, path, FOLDER_EVENTS | IN_MASK_ADD);
-        if (wd >= 0)
-                return wd;
-        above = strdup(path);
-        if (!above)
-                return -1;
-        while (wd_above < 0 && go_up(above))
-                wd_above = inotify_add_watch(fd, above, ABOVE_EVENTS | IN_MASK_ADD);
-        wd = inotify_add_watch(fd, path, FOLDER_EVENTS | IN_MASK_ADD);
-        return wd >= 0 ? wd : wd_above;
-}
-
 static bool is_needed(const CredentialsWatch *w, int wd) {
         for (size_t i = 0; i < w->n_folders; i++)
                 if (w->folders[i].wd == wd)
                         return true;
         return false;
+}
+
+/* The folder, or the nearest above it that is there. -1: nothing can be watched. */
+static int watch_nearest(int fd, const char *path) {
+        _cleanup_free_ char *above = strdup(path);
+        int wd;
+
+        if (!above)
+                return -1;
+        wd = inotify_add_watch(fd, above, FOLDER_EVENTS | IN_MASK_ADD);
+        while (wd < 0 && go_up(above))
+                wd = inotify_add_watch(fd, above, ABOVE_EVENTS | IN_MASK_ADD);
+        return wd;
+}
+
+/* What is made between the looks at two folders would be overlooked, so they are looked at until the same is the
+ * nearest twice. */
+static int add_watch(const CredentialsWatch *w, const char *path) {
+        int wd = watch_nearest(w->fd, path);
+
+        for (unsigned i = 0; i < LOOKS_MAX && wd >= 0; i++) {
+                int again = watch_nearest(w->fd, path);
+
+                if (again == wd)
+                        break;
+                if (!is_needed(w, wd))
+                        (void) inotify_rm_watch(w->fd, wd); /* it may be gone already */
+                wd = again;
+        }
+        return wd;
 }
 
 /* Watches what the paths lead to now. A watch belongs to a folder and not to its name, so one that was
@@ -83,7 +97,7 @@ static void follow_paths(CredentialsWatch *w) {
                 Folder *f = w->folders + i;
                 int old = f->wd;
 
-                f->wd = add_watch(w->fd, f->path);
+                f->wd = add_watch(w, f->path);
                 if (f->wd < 0)
                         log_debug("Cannot watch %s for new credentials, SIGHUP tells of them",
                                   f->path);

@@ -126,8 +126,12 @@ static int take_message(Incoming *i, const AmqpMessage *m) {
                 (void) snprintf(i->problem, sizeof(i->problem), "to: missing");
                 return -EINVAL;
         }
+        if (m->body.type != AMQP_NULL && !amqp_value_text(&m->body, &b)) {
+                (void) snprintf(i->problem, sizeof(i->problem), "the body is neither bytes nor text");
+                return -EINVAL;
+        }
         if (m->more_data) {
-                (void) snprintf(i->problem, sizeof(i->problem), "the body has more than one section");
+                (void) snprintf(i->problem, sizeof(i->problem), "the body is more than one data or value section");
                 return -EINVAL;
         }
         if (amqp_value_integer(&m->absolute_expiry_time, &expires))

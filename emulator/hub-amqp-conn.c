@@ -20,6 +20,7 @@
 #define MAX_FRAME_BYTES 65536U        /* as hubs open */
 #define CHANNEL_MAX 255U              /* sessions of a connection; hubs say 8191 */
 #define IDLE_TIMEOUT_MSEC 480000U     /* Proton tells half of it: 240 s, as hubs do */
+#define OPEN_TIMEOUT_USEC (30 * USEC_PER_SEC) /* from accept to the client's open */
 #define READS_PER_TURN 16U
 #define SENDS_PER_TURN 512U
 #define INCOMING_BYTES_MAX (1024U * 1024U)
@@ -281,6 +282,7 @@ static int on_incoming(AmqpLink *l, pn_delivery_t *d) {
         pn_link_advance(l->link);
         if (pn_delivery_aborted(d)) {
                 pn_delivery_settle(d);
+                pn_link_flow(l->link, 1);
                 return 0;
         }
         if (amqp_link_meets_trouble(l))
@@ -317,7 +319,12 @@ static void on_link_closed(AmqpConn *c, pn_link_t *link) {
         pn_link_free(link);
 }
 
-static void drop_links(AmqpConn *c, const pn_session_t *session) {
+/* Session NULL: of all. Those that were detached and never answered go with their session, too. */
+static void drop_links(AmqpConn *c, pn_session_t *session) {
+        for (pn_link_t *link = session ? pn_link_head(c->driver.connection, 0) : NULL; link;
+             link = pn_link_next(link, 0))
+                if (pn_link_session(link) == session && !link_of(link) && c->n_detached > 0)
+                        c->n_detached--;
         for (AmqpLink *l = c->links, *next; l; l = next) {
                 next = l->next;
                 if (!session || pn_link_session(l->link) == session)
@@ -334,6 +341,7 @@ static void on_connection_open(AmqpConn *c) {
         (void) RAND_bytes(random, sizeof(random));
         (void) format_id128(random, id);
         (void) snprintf(name, sizeof(name), "DeviceGateway_%s", id);
+        c->open = true;
         pn_connection_set_container(p, name);
         pn_connection_set_hostname(p, hub_host(c->door->hub));
         pn_connection_open(p);
@@ -375,12 +383,14 @@ static void check_grants(AmqpConn *c, usec_t now_realtime) {
         for (AmqpLink *l = c->links, *next; l; l = next) {
                 _cleanup_free_ char *resource = NULL;
                 const char *reason;
+                int r;
 
                 next = l->next;
                 if (!l->type || l->address.node == AMQP_NODE_CBS || format_resource(l, &resource) < 0)
                         continue;
-                if (amqp_grants_check(&c->grants, c->door->hub, resource, HUB_RIGHT_SERVICE_CONNECT,
-                                      now_realtime, &reason) == -EACCES)
+                r = amqp_grants_check(&c->grants, c->door->hub, resource, HUB_RIGHT_SERVICE_CONNECT,
+                                      now_realtime, &reason);
+                if (r == -EACCES || r == -EPERM)
                         amqp_link_detach(l, "amqp:unauthorized-access", reason);
         }
         amqp_grants_expire(&c->grants, now_realtime);
@@ -480,6 +490,10 @@ void amqp_conn_turn(AmqpConn *c) {
                 c->again = true;
         c->again = c->again && writable;
         /* Who says nothing more has heard all that there was. */
+        if (!c->open && monotonic() > c->open_until_usec) {
+                c->dead = true; /* Proton keeps time only once AMQP is spoken */
+                return;
+        }
         if (pn_connection_driver_finished(&c->driver) ||
             (pn_connection_driver_read_closed(&c->driver) && writable)) {
                 c->dead = true;
@@ -510,6 +524,7 @@ int amqp_conn_new(HubAmqp *door, int fd) {
         }
         c->door = door;
         c->fd = fd;
+        c->open_until_usec = monotonic() + OPEN_TIMEOUT_USEC;
         c->watched = e.events;
         c->next = door->conns;
         if (door->conns)

@@ -69,6 +69,8 @@ struct AmqpConn {
         char close_with[TEXT_FINDER_MAX + 1]; /* the condition of a trouble, at the end of the turn */
         Buffer in;              /* of a message that comes in parts */
         bool again;             /* has more to do though nothing comes */
+        bool open;
+        usec_t open_until_usec; /* monotonic */
         bool dead;
         AmqpConn *previous, *next;
 };

@@ -62,7 +62,9 @@ static void process_init(pn_transport_t *t, const char *mechanism, const pn_byte
         AmqpConn *c = pnx_sasl_get_context(t);
         bool good = true;
 
-        if (streq(mechanism, "PLAIN"))
+        if (!mechanism)
+                good = false; /* a field that must not be absent is */
+        else if (streq(mechanism, "PLAIN"))
                 good = sign_in(c, response) >= 0;
         else if (!streq(mechanism, "ANONYMOUS") && !streq(mechanism, "MSSBCBS") &&
                  !streq(mechanism, "EXTERNAL"))

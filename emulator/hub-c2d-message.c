@@ -104,7 +104,7 @@ static bool is_text(const char *s) {
 
 /* System properties in the hub's order, then the application's. Counts what the hub counts: values
  * of the former, names and values of the latter. */
-static int make_bag(const HubC2dMessage *m, PropertyBag *bag, size_t *counted) {
+static int make_bag(const HubC2dMessage *m, usec_t expires_usec, PropertyBag *bag, size_t *counted) {
         char stamp[FORMAT_TIMESTAMP_MAX];
         const struct {
                 const char *name, *value;
@@ -113,8 +113,9 @@ static int make_bag(const HubC2dMessage *m, PropertyBag *bag, size_t *counted) {
                 { "$.mid", m->message_id },
                 { "$.cid", m->correlation_id },
                 { "$.uid", m->user_id },
+                /* Told only where the sender has named one. */
                 { "$.exp", m->expires_usec > 0 ?
-                                           format_timestamp(stamp, sizeof(stamp), m->expires_usec) :
+                                           format_timestamp(stamp, sizeof(stamp), expires_usec) :
                                            NULL },
                 { "$.ct", m->content_type },
                 { "$.ce", m->content_encoding },
@@ -179,13 +180,16 @@ int hub_c2d_make_row(const HubC2dMessage *m, const HubDevice *d, usec_t now_usec
                      const char **reterr_reason) {
         _cleanup_(property_bag_done) PropertyBag bag = { 0 };
         _cleanup_free_ char *encoded = NULL;
-        usec_t latest = usec_add(now_usec, HUB_C2D_LIFE_MAX_USEC);
+        usec_t expires_usec = m->expires_usec > 0 ?
+                                              MIN(m->expires_usec,
+                                                  usec_add(now_usec, HUB_C2D_LIFE_MAX_USEC)) :
+                                              usec_add(now_usec, HUB_C2D_LIFE_DEFAULT_USEC);
         size_t counted = m->n, n;
         int r;
 
         r = check_texts(m, reterr_reason);
         if (r >= 0)
-                r = make_bag(m, &bag, &counted);
+                r = make_bag(m, expires_usec, &bag, &counted);
         if (r >= 0)
                 r = property_bag_encode(&bag, &encoded, &n);
         if (r < 0)
@@ -200,9 +204,7 @@ int hub_c2d_make_row(const HubC2dMessage *m, const HubDevice *d, usec_t now_usec
         }
         *ret = (HubC2dRow){ .generation = d->generation,
                             .enqueued_usec = now_usec,
-                            .expires_usec = m->expires_usec > 0 ?
-                                                            MIN(m->expires_usec, latest) :
-                                                            now_usec + HUB_C2D_LIFE_DEFAULT_USEC,
+                            .expires_usec = expires_usec,
                             .n = m->n };
         ret->device = strdup(d->id);
         ret->ack = strdup(hub_c2d_ack_to_string(m->ack));

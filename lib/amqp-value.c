@@ -267,7 +267,8 @@ static int read_section(const AmqpValue *v, AmqpMessage *m) {
                         m->body_is_data = v->descriptor == 0x75;
                 }
                 return 0;
-        default: return 0; /* header, footer, sequences */
+        case 0x76: m->more_data = true; return 0; /* sequence */
+        default: return 0;                        /* header, footer */
         }
 }
 

@@ -79,7 +79,7 @@ typedef struct AmqpMessage {
 
         AmqpValue body;    /* of the first data or value section; AMQP_NULL: none */
         bool body_is_data; /* a data section, whose bytes are the payload */
-        bool more_data;    /* further data sections follow, which are not shown */
+        bool more_data;    /* further data sections, or a sequence, are there and not shown */
 } AmqpMessage;
 
 /* 0 or -EBADMSG. The result points into data. */

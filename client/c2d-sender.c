@@ -12,7 +12,7 @@
 typedef struct Sending {
         AmqpLink link;
         AmqpError *error;
-        bool settled;
+        bool settled, accepted;
 } Sending;
 
 /* What a condition means here, more precisely than elsewhere. */
@@ -53,7 +53,8 @@ static void on_outcome(AmqpLink *l, pn_delivery_t *d) {
 
         if (!pn_delivery_updated(d) || s->settled || pn_delivery_remote_state(d) == 0)
                 return;
-        if (pn_delivery_remote_state(d) != PN_ACCEPTED)
+        s->accepted = pn_delivery_remote_state(d) == PN_ACCEPTED;
+        if (!s->accepted)
                 set_refused(s, d);
         s->settled = true;
         pn_delivery_settle(d);
@@ -144,5 +145,7 @@ int c2d_send(AmqpLoop *loop, AmqpConnection *c, const C2dMessage *message, bool 
                 r = amqp_loop_until(loop, c, &s.settled, AMQP_STAGE_ATTACH);
         amqp_link_close(&s.link);
         pn_message_free(m);
+        if (s.accepted) /* whatever became of the connection in the same turn */
+                return 0;
         return r >= 0 && s.error->set ? -EIO : r;
 }

@@ -42,8 +42,9 @@ int amqp_retry_wait(AmqpRetry *r, AmqpLoop *loop, const AmqpError *e, const char
                           sizeof(random)); /* without, all wait equally long */
         delay = backoff_delay_usec(BACKOFF_FAILED, r->n_failed++, &bounds, random);
         delay -= delay % USEC_PER_MSEC;
-        (void) amqp_error_say(e, r->reached ? "Connection lost" : what);
-        say_error("Trying again in %s", format_timespan(text, sizeof(text), delay));
+        r->exit_code = amqp_error_say(e, r->reached ? "Connection lost" : what);
+        if (left > delay)
+                say_error("Trying again in %s", format_timespan(text, sizeof(text), delay));
         k = amqp_loop_sleep(loop, MIN(delay, left));
         return k >= 0 && left <= delay ? -ETIME : k;
 }

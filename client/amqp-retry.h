@@ -7,6 +7,7 @@ typedef struct AmqpRetry {
         bool reached; /* it worked once */
         bool lived;   /* it worked on this connection */
         unsigned n_failed;
+        int exit_code; /* of the error that amqp_retry_wait() told last */
 } AmqpRetry;
 
 /* A new connection is tried; it worked. */
@@ -18,6 +19,6 @@ void amqp_retry_succeeded(AmqpRetry *r);
 bool amqp_retry_may(const AmqpRetry *r, const AmqpError *e);
 
 /* Tells the error and waits, longer each time, at most until the deadline. As amqp_loop_turn();
- * -ETIME: the deadline is here. */
+ * -ETIME: the deadline is here; if it was never reached, exit_code is what the verb ends with. */
 int amqp_retry_wait(AmqpRetry *r, AmqpLoop *loop, const AmqpError *e, const char *what,
                     usec_t deadline_usec);

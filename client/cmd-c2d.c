@@ -314,6 +314,10 @@ static int run(Sending *x, const ConnectionString *login) {
         r = amqp_loop_init(&x->loop);
         if (r >= 0)
                 r = run_connections(x, login);
+        if (r == -ETIME && !x->accepted) {
+                say_error("The message was not sent in time");
+                return x->retry.exit_code;
+        }
         if (r == -ETIME) {
                 say_error("The hub has told nothing about the message's end yet; it is with the "
                           "hub");

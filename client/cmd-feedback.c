@@ -151,7 +151,7 @@ static int run_connections(Reading *r, const ConnectionString *login) {
                 disconnect(r);
                 k = amqp_retry_wait(&r->retry, &r->loop, &error, WHAT, silence_deadline(r));
                 if (k < 0)
-                        return k == -ETIME ? 0 : k;
+                        return k == -ETIME && r->retry.reached ? 0 : k;
         }
 }
 
@@ -163,7 +163,9 @@ static int run(Reading *r, const ConnectionString *login) {
                 r->last_usec = now_usec(CLOCK_MONOTONIC);
                 k = run_connections(r, login);
         }
-        code = amqp_loop_exit_code(&r->loop, k, r->connection, WHAT);
+        /* Else the hub was never reached, which is told. */
+        code = k == -ETIME ? r->retry.exit_code :
+                             amqp_loop_exit_code(&r->loop, k, r->connection, WHAT);
         if (k >= 0 && r->settings->count > 0 && !is_finished(r))
                 code = EXIT_TRY_AGAIN;
         return code;

@@ -203,8 +203,8 @@ static int read_events(Monitor *m) {
 
 /* ---- connections that come and go ---- */
 
-/* 0: it ended as it should; else as amqp_loop_turn(), with the connection still there for its
- * error. */
+/* 0: it ended as it should; -ETIME: the hub was never reached, which is told; else as
+ * amqp_loop_turn(), with the connection still there for its error. */
 static int run_connections(Monitor *m) {
         AmqpError error;
         int r;
@@ -225,7 +225,7 @@ static int run_connections(Monitor *m) {
                 disconnect(m);
                 r = amqp_retry_wait(&m->retry, &m->loop, &error, WHAT, silence_deadline(m));
                 if (r < 0)
-                        return r == -ETIME ? 0 : r;
+                        return r == -ETIME && m->retry.reached ? 0 : r;
         }
 }
 
@@ -343,7 +343,8 @@ static int run(Monitor *m) {
                 if (r >= 0)
                         r = amqp_loop_drain(&m->loop);
         }
-        code = amqp_loop_exit_code(&m->loop, r, m->connection, WHAT);
+        code = r == -ETIME ? m->retry.exit_code :
+                             amqp_loop_exit_code(&m->loop, r, m->connection, WHAT);
         if (r != -EPIPE && m->retry.reached)
                 say_summary(m);
         if (r >= 0 && m->settings->count > 0 && !is_finished(m))

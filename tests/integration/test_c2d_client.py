@@ -199,6 +199,17 @@ def what_the_hub_refuses_has_its_reason_and_remedy(folder):
 
 
 @test
+def a_message_that_the_hub_never_took_is_not_called_accepted(folder):
+    with Hub(folder) as hub:
+        Registry(hub).create("d1")
+        hub.trouble("amqp", "--refuse", "100000")
+        r = send(hub, "d1", "x", "--wait", "--timeout", "1s", check=False)
+        assert r.returncode == EX_TEMPFAIL and "not sent in time" in r.stderr and not r.stdout, r
+        r = run(hub, "feedback", "--timeout", "1s", check=False)
+        assert r.returncode == EX_TEMPFAIL and "Cannot read the feedback" in r.stderr and not r.stdout, r
+
+
+@test
 def bad_input_is_refused_by_name(folder):
     with Hub(folder) as hub:
         for arguments, word in [

@@ -411,6 +411,14 @@ def every_failure_names_host_stage_and_remedy(folder):
 
 
 @test
+def a_hub_that_was_never_reached_is_no_silence(folder):
+    with Hub(folder) as hub:
+        hub.trouble("amqp", "--refuse", "100000")
+        r = run(hub, "monitor", "--timeout", "1s", check=False)
+        assert r.returncode == EX_TEMPFAIL and "Cannot read the events" in r.stderr and not r.stdout, r
+
+
+@test
 def bad_input_is_refused_by_name(folder):
     with Hub(folder) as hub:
         for arguments, word in [

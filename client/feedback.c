@@ -156,8 +156,10 @@ static void on_delivery(AmqpLink *l, pn_delivery_t *d) {
         r->message.size = 0;
         if (!records || r->n_kept >= KEPT_MAX) {
                 if (!records)
-                        say_error("A message with feedback is not understood, and left to others");
-                settle(d, PN_RELEASED);
+                        say_error("A message with feedback is not understood, and rejected");
+                /* Released, the hub would hand it out again and again. */
+                settle(d, records ? PN_RELEASED : PN_REJECTED);
+                feedback_more(r, 1);
                 return;
         }
         r->kept[r->n_kept++] = d;

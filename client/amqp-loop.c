@@ -63,6 +63,8 @@ int amqp_loop_turn(AmqpLoop *l, AmqpConnection *c, usec_t deadline_usec) {
         };
         int r, s;
 
+        if (l->signal != 0) /* it came in a turn whose result was another */
+                return -EINTR;
         r = c ? amqp_connection_turn(c, fds, ELEMENTSOF(fds), deadline_usec) :
                 wait_without_connection(fds, ELEMENTSOF(fds), deadline_usec);
         if (fds[0].revents != 0) {

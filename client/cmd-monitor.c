@@ -334,14 +334,16 @@ static int check_settings(Monitor *m, EventStart *ret_start) {
 }
 
 static int run(Monitor *m) {
-        int r, code;
+        int r, k, code;
 
         r = amqp_loop_init(&m->loop);
         if (r >= 0) {
                 m->begun_usec = m->last_shown_usec = now_usec(CLOCK_MONOTONIC);
                 r = run_connections(m);
-                if (r >= 0)
-                        r = amqp_loop_drain(&m->loop);
+                if (r >= 0 || r == -EIO) { /* what is counted as shown is shown */
+                        k = amqp_loop_drain(&m->loop);
+                        r = r < 0 ? r : k;
+                }
         }
         code = r == -ETIME ? m->retry.exit_code :
                              amqp_loop_exit_code(&m->loop, r, m->connection, WHAT);

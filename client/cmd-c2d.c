@@ -19,6 +19,7 @@
 #define BODY_BYTES_MAX (64U * 1024U) /* the hub's limit for the whole message */
 #define KEPT_MAX 50U
 #define PAUSE_USEC (5 * USEC_PER_SEC)
+#define EXPIRY_MAX_USEC (48 * USEC_PER_HOUR) /* the hub's limit */
 
 typedef struct SendSettings {
         const char *module, *file, *expires, *ack;
@@ -129,6 +130,11 @@ static int read_expiry(const char *s, usec_t *ret) {
         }
         if (*ret <= now) {
                 say_error("--expires: \"%s\" is not in the future", s);
+                return EX_USAGE;
+        }
+        if (*ret > usec_add(now, EXPIRY_MAX_USEC)) {
+                say_error("--expires: \"%s\" is more than two days ahead, the most that the hub takes",
+                          s);
                 return EX_USAGE;
         }
         return EX_OK;

@@ -22,7 +22,7 @@ typedef struct SimulateSettings {
 } SimulateSettings;
 
 static const Option simulate_options[] = {
-        { "count", 'n', "N", "End after N messages (default: at Ctrl-C)", option_u64,
+        { "count", 'n', "N", "End after N messages (default: at Ctrl-C)", option_count,
           offsetof(SimulateSettings, count) },
         { "interval", 0, "SPAN", "Time between messages (default: 1s)", option_timespan,
           offsetof(SimulateSettings, interval_usec) },

@@ -217,11 +217,14 @@ def bad_input_is_refused_by_name(folder):
             ([], "argument"), (["d1", "x", "-p", "=v"], "--property"), (["d1", "x", "-p", "n"], "--property"),
             (["d1", "x", "--ack", "some"], "--ack"), (["d1", "x", "--ack", "positive", "--wait"], "--wait"),
             (["d1", "x", "--timeout", "1s"], "--timeout"), (["d1", "x", "--expires", "0"], "--expires"),
+            (["d1", "x", "--expires", "5d"], "two days"),
             (["d1", "x", "--expires", "yesterday"], "--expires"), (["d1", "x", "--expires", "never"], "--expires"),
             (["d1", "x", "--message-id", ""], "--message-id"), (["d1", "x", "--file", "/dev/null"], "--file"),
         ]:
             r = send(hub, *arguments, check=False)
             assert r.returncode == EX_USAGE and word in r.stderr and not r.stdout, (arguments, r)
+        r = run(hub, "simulate", "--count", "0", check=False)
+        assert r.returncode == EX_USAGE and "--count" in r.stderr, r
         for arguments in (["--count", "0"], ["--timeout", "x"], ["d1"]):
             r = run(hub, "feedback", *arguments, check=False)
             assert r.returncode == EX_USAGE and not r.stdout, (arguments, r)

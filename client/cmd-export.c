@@ -172,6 +172,27 @@ static int write_record(Export *e, struct json_object *identity, struct json_obj
         return EX_OK;
 }
 
+/* A twin tells how its identity signs in, and of certificates all that there is; of keys nothing. Without it an import would
+ * make a device with keys of it. */
+static int add_certificates(struct json_object *twin) {
+        struct json_object *authentication, *thumbprints;
+        const char *type = NULL;
+
+        (void) json_get_string(twin, "authenticationType", &type, NULL); /* stays NULL */
+        if (!type || streq(type, "sas") || streq(type, "none"))
+                return 0;
+        authentication = json_object_new_object();
+        if (!authentication)
+                return -ENOMEM;
+        if (json_add_string(authentication, "type", type) < 0 ||
+            (streq(type, "selfSigned") && json_object_object_get_ex(twin, "x509Thumbprint", &thumbprints) &&
+             json_add(authentication, "x509Thumbprint", json_object_get(thumbprints)) < 0)) {
+                json_object_put(authentication);
+                return -ENOMEM;
+        }
+        return json_add(twin, "authentication", authentication);
+}
+
 static int write_page(Export *e, struct json_object *page) {
         const size_t n = json_object_array_length(page);
         struct json_object **identities = calloc(n + 1, sizeof(*identities));
@@ -184,7 +205,9 @@ static int write_page(Export *e, struct json_object *page) {
 
                 if (e->settings->no_keys) {
                         json_object_object_del(twin, "etag"); /* the twin's, not the identity's */
-                        r = write_record(e, twin, twin);
+                        r = add_certificates(twin);
+                        if (r >= 0)
+                                r = write_record(e, twin, twin);
                 } else if (identities[i])
                         r = write_record(e, identities[i], twin);
         }

@@ -512,6 +512,7 @@ static int choose_mode(const ImportSettings *s, Import *im) {
 
 static int open_input(const ImportSettings *s, const char *path, Import *im) {
         const bool standard_input = !path || streq(path, "-");
+        struct stat input, failed;
 
         im->fd = standard_input ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC);
         if (im->fd < 0) {
@@ -522,7 +523,16 @@ static int open_input(const ImportSettings *s, const char *path, Import *im) {
                 im->failed_path = strdup(s->failed_path);
         else if (asprintf(&im->failed_path, "%s.failed", standard_input ? "import" : path) < 0)
                 im->failed_path = NULL;
-        return im->failed_path ? EX_OK : say_out_of_memory();
+        if (!im->failed_path)
+                return say_out_of_memory();
+        /* The first failure would empty it before it is read. */
+        if (fstat(im->fd, &input) == 0 && stat(im->failed_path, &failed) == 0 &&
+            input.st_dev == failed.st_dev && input.st_ino == failed.st_ino) {
+                say_error("%s is read and cannot take what fails as well: name another file with --failed",
+                          im->failed_path);
+                return EX_USAGE;
+        }
+        return EX_OK;
 }
 
 static void import_done(Import *im) {

@@ -171,6 +171,33 @@ def failures_are_told_kept_and_given_again(folder):
 
 
 @test
+def an_import_does_not_empty_what_it_reads(folder):
+    with Hub(folder) as hub:
+        path = write(folder, "in.jsonl", '{"id":"a b"}\n{"id":"good"}\n')
+        os.link(path, os.path.join(folder, "link"))
+        for failed in (path, os.path.join(folder, "link")):
+            r = hub.ctl("device", "import", path, "--failed", failed, check=False)
+            assert r.returncode == EX_USAGE and "--failed" in r.stderr, r
+        with open(path, encoding="utf-8") as f:
+            assert len(f.readlines()) == 2
+        assert ids(hub) == []
+
+
+@test
+def a_device_with_a_certificate_keeps_it_without_keys(folder):
+    with Hub(folder) as hub, Service(hub) as service:
+        hub.ctl("device", "create", "x", "--auth", "x509", "--primary-thumbprint", "A" * 40)
+        out = os.path.join(folder, "out.jsonl")
+        hub.ctl("device", "export", "--no-keys", out)
+        before = service.good("GET", "/devices/x")["authentication"]
+        hub.ctl("device", "import", out, "--mode", "create-or-update")
+        assert service.good("GET", "/devices/x")["authentication"] == before
+        hub.ctl("device", "delete", "x")
+        hub.ctl("device", "import", out)
+        assert service.good("GET", "/devices/x")["authentication"] == before
+
+
+@test
 def the_modes_do_what_they_say(folder):
     with Hub(folder) as hub, Service(hub) as service:
         service.create("d1")

@@ -297,9 +297,12 @@ const Option identity_delete_options[] = {
 static int delete_one(const HubSession *h, const Globals *g, const IdentityName *name,
                       const IdentityGuard *guard) {
         _cleanup_identity_ struct json_object *before = NULL;
-        _cleanup_free_ char *if_match = NULL;
+        _cleanup_free_ char *if_match = NULL, *what = NULL;
+        long status = 0;
         int r;
 
+        if (identity_what("delete", name, &what) < 0)
+                return say_out_of_memory();
         if (!guard->force && !guard->etag) {
                 r = identity_get(h, name, "delete", &before);
                 if (r != EX_OK)
@@ -309,8 +312,13 @@ static int delete_one(const HubSession *h, const Globals *g, const IdentityName 
         if (r < 0)
                 return r == -ENOMEM ? say_out_of_memory() : EX_PROTOCOL;
         r = identity_call(h, name,
-                          &(IdentityCall){ .method = "DELETE", .verb = "delete", .if_match = if_match },
-                          NULL, NULL);
+                          &(IdentityCall){ .method = "DELETE",
+                                           .verb = "delete",
+                                           .if_match = if_match,
+                                           .expect_conflict = true },
+                          NULL, &status);
+        if (r != EX_OK && status == 412)
+                identity_tell_conflict(h, name, guard, what, before);
         if (r == EX_OK && !g->json)
                 printf("Deleted %s %s%s%s\n", name->module ? "module" : "device", name->device,
                        name->module ? "/" : "", strempty(name->module));

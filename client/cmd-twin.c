@@ -176,6 +176,7 @@ static int add_assignments(const TwinSettings *s, struct json_object *patch) {
 /* The change from the argument or file, and the options on top. */
 static int make_patch(const TwinSettings *s, const char *argument, struct json_object **ret) {
         _cleanup_json_ struct json_object *patch = NULL;
+        struct json_object *properties;
         _cleanup_free_ char *text = NULL;
         size_t at;
         int r;
@@ -200,8 +201,11 @@ static int make_patch(const TwinSettings *s, const char *argument, struct json_o
         if (!patch)
                 return say_out_of_memory();
         if (text && !json_object_object_get_ex(patch, "tags", NULL) &&
-            !json_object_object_get_ex(patch, "properties", NULL)) {
-                say_error("The change has neither \"tags\" nor \"properties\": {\"desired\": ...}");
+            !(json_object_object_get_ex(patch, "properties", &properties) &&
+              json_object_is_type(properties, json_type_object) &&
+              json_object_object_get_ex(properties, "desired", NULL))) {
+                say_error("The change has neither \"tags\" nor \"properties\": {\"desired\": ...}; reported "
+                          "properties are the device's alone");
                 return EX_DATAERR;
         }
         r = add_assignments(s, patch);

@@ -330,8 +330,9 @@ void identity_tell_changes(struct json_object *before, struct json_object *now) 
                 say_error("  and %u more", c.n_more);
 }
 
-static void tell_conflict(const HubSession *h, const IdentityName *name, const IdentityGuard *guard,
-                          const char *what, struct json_object *before) {
+void identity_tell_conflict(const HubSession *h, const IdentityName *name,
+                            const IdentityGuard *guard, const char *what,
+                            struct json_object *before) {
         _cleanup_identity_ struct json_object *now = NULL;
         const char *etag;
 
@@ -341,7 +342,8 @@ static void tell_conflict(const HubSession *h, const IdentityName *name, const I
         etag = identity_text(now, "etag");
         if (guard->etag)
                 say_error("  its etag is %s now, not %s", strempty(etag), guard->etag);
-        identity_tell_changes(before, now);
+        if (before)
+                identity_tell_changes(before, now);
         say_error("What to do: look at it again, then repeat; --force overrides");
 }
 
@@ -376,6 +378,6 @@ int identity_change(const HubSession *h, const IdentityName *name, const Identit
                                            .expect_conflict = true },
                           ret, &status);
         if (r != EX_OK && status == 412)
-                tell_conflict(h, name, guard, what, before);
+                identity_tell_conflict(h, name, guard, what, before);
         return r;
 }

@@ -72,6 +72,12 @@ typedef struct IdentityGuard {
 /* The If-Match header: quoted, or "*". before: what was read. 0, -EINVAL (no etag known) or -ENOMEM. */
 int identity_guard_header(const IdentityGuard *guard, struct json_object *before, char **ret);
 
+/* Tells that a change met another one: by whom is not known, but what. what: as identity_what(); before: what the change was
+ * meant for, or NULL. On stderr. */
+void identity_tell_conflict(const HubSession *h, const IdentityName *name,
+                            const IdentityGuard *guard, const char *what,
+                            struct json_object *before);
+
 /* Tells what differs between before and now, one line each on stderr, never a key. Same order. */
 void identity_tell_changes(struct json_object *before, struct json_object *now);
 

@@ -102,6 +102,7 @@ CASES = (
     (["device-twin", "update", "d1", "{"], EX_DATAERR, "The change is no JSON object, at byte 1"),
     (["device-twin", "update", "d1", "[]"], EX_DATAERR, "The change is no JSON object"),
     (["device-twin", "update", "d1", '{"colour":1}'], EX_DATAERR, 'neither "tags" nor "properties"'),
+    (["device-twin", "update", "d1", '{"properties":{"reported":{"a":1}}}'], EX_DATAERR, "the device's alone"),
     (["device-twin", "update", "d1", "--tag", "x"], EX_USAGE, '--tag: "x" is not of the form NAME=VALUE'),
     (["device-twin", "update", "d1", "--tag", "a=1", "--tag", "a.b=2"], EX_USAGE, "--tag a.b=2"),
     (["device-twin", "update", "d1", "--file", "@absent"], EX_NOINPUT, "absent: No such file"),

@@ -322,11 +322,12 @@ def a_conflict_says_what_changed(folder):
     conflict = (412, {"iothub-errorcode": "PreconditionFailed"}, b'{"Message":"ErrorCode:PreconditionFailed;x"}')
     answers = [(200, {}, json.dumps(old).encode()), conflict, (200, {}, json.dumps(new).encode())]
     with Hub(folder) as hub:
-        r, requests = against(hub, answers, "device", "update", "d1", "--status-reason", "x")
-    assert r.returncode == EX_TEMPFAIL, r
-    assert requests[1][0] == "PUT" and requests[1][3]["If-Match"] == '"MQ=="', requests[1]
-    assert 'status: was "enabled", is "disabled"' in r.stderr and "secondaryKey" not in r.stderr, r
-    assert "primaryKey: another one" in r.stderr and "b3RoZXI=" not in r.stderr + r.stdout, r
+        for method, arguments in ("PUT", ("update", "d1", "--status-reason", "x")), ("DELETE", ("delete", "d1")):
+            r, requests = against(hub, answers, "device", *arguments)
+            assert r.returncode == EX_TEMPFAIL, r
+            assert requests[1][0] == method and requests[1][3]["If-Match"] == '"MQ=="', requests[1]
+            assert 'status: was "enabled", is "disabled"' in r.stderr and "secondaryKey" not in r.stderr, r
+            assert "primaryKey: another one" in r.stderr and "b3RoZXI=" not in r.stderr + r.stdout, r
 
 
 @test

@@ -205,11 +205,22 @@ def wait_until(condition, what, deadline_sec=None):
         pause_sec = min(pause_sec * 1.5, 0.1)
 
 
+def hold_port():
+    """A socket bound to a free port of 127.0.0.1 and not listening: as long as it is open nobody else is given the
+    port, and a program that sets SO_REUSEADDR can still listen there, also again after it ended."""
+    s = socket.socket()
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.bind(("127.0.0.1", 0))
+    return s
+
+
+_held = []
+
+
 def free_port():
-    """A port that was free a moment ago; where a program can choose its own (port 0), that is better."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A port at which nobody listens until this test program has ended."""
+    _held.append(hold_port())
+    return _held[-1].getsockname()[1]
 
 
 def stop_process(process, timeout_sec=30):
@@ -283,7 +294,9 @@ class Hub:
         os.makedirs(self.folder, exist_ok=True)
         self.arguments = list(arguments)
         self.process = None
-        self.mqtt_port = self.https_port = self.amqp_port = 0
+        # Chosen and held here: between a stop and the next start another test would be given a port that is free.
+        self.held = [hold_port() for _ in range(3)]
+        self.mqtt_port, self.https_port, self.amqp_port = (s.getsockname()[1] for s in self.held)
         self.log_path = os.path.join(folder, f"{name}.log")
         self.events = EventLog(os.path.join(self.folder, "events.jsonl"))
 
@@ -293,6 +306,8 @@ class Hub:
 
     def __exit__(self, *exception):
         self.stop()
+        for s in self.held:
+            s.close()
 
     @property
     def ca_file(self):

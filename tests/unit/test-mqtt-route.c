@@ -51,6 +51,7 @@ static void add_publish(Buffer *b, uint8_t head, const char *topic, uint16_t pac
         const uint8_t id[] = { (uint8_t) (packet_id >> 8), (uint8_t) packet_id };
         const uint8_t size[] = { (uint8_t) (strlen(topic) >> 8), (uint8_t) strlen(topic) };
         size_t left = 2 + strlen(topic) + (packet_id > 0 ? 2 : 0) + body;
+        _cleanup_free_ char *zeros = NULL;
 
         assert_ok(buffer_append(b, &head, 1));
         do {
@@ -64,8 +65,10 @@ static void add_publish(Buffer *b, uint8_t head, const char *topic, uint16_t pac
         assert_ok(buffer_append_string(b, topic));
         if (packet_id > 0)
                 assert_ok(buffer_append(b, id, 2));
-        for (size_t i = 0; i < body; i++)
-                assert_ok(buffer_append(b, "0", 1)); /* a head of a PUBLISH, were it one */
+        zeros = malloc(body + 1);
+        ck_assert_ptr_nonnull(zeros);
+        memset(zeros, '0', body); /* each the head of a PUBLISH, were it one */
+        assert_ok(buffer_append(b, zeros, body));
 }
 
 static void add_route(Buffer *b, const MqttRoute *r, const char *topic, size_t body) {

@@ -6,6 +6,8 @@
 #include "client/output.h"
 
 #define ANSWER_TIMEOUT_USEC (30 * USEC_PER_SEC)
+#define LAST_OUTPUT_USEC (250 * USEC_PER_MSEC) /* "at once" to a person; long to a pipe's reader   \
+                                                */
 
 static void our_signals(sigset_t *set) {
         (void) sigemptyset(set); /* none of these can fail */
@@ -109,6 +111,22 @@ int amqp_loop_drain(AmqpLoop *l) {
         while (r >= 0 && output_buffer_pending(&l->output) > 0)
                 r = amqp_loop_turn(l, NULL, USEC_INFINITY);
         return r;
+}
+
+size_t amqp_loop_drain_last(AmqpLoop *l) {
+        const usec_t deadline_usec = usec_add(now_usec(CLOCK_MONOTONIC), LAST_OUTPUT_USEC);
+        int r;
+
+        r = output_buffer_flush(&l->output);
+        while (r >= 0 && output_buffer_pending(&l->output) > 0 &&
+               now_usec(CLOCK_MONOTONIC) < deadline_usec) {
+                struct pollfd fd = { .fd = l->output.fd, .events = POLLOUT };
+
+                r = wait_without_connection(&fd, 1, deadline_usec);
+                if (r >= 0)
+                        r = output_buffer_flush(&l->output);
+        }
+        return output_buffer_pending(&l->output);
 }
 
 int amqp_loop_exit_code(const AmqpLoop *l, int r, AmqpConnection *c, const char *what) {

@@ -29,6 +29,10 @@ int amqp_loop_sleep(AmqpLoop *l, usec_t span_usec);
 /* Waits until all output is with its reader. 0 or as above. */
 int amqp_loop_drain(AmqpLoop *l);
 
+/* After a signal: gives the reader of the output a moment. Returns how many bytes it did not take;
+ * they are lost. */
+size_t amqp_loop_drain_last(AmqpLoop *l);
+
 /* The exit code for a result of the above, told where it is not yet. connection may be NULL. */
 int amqp_loop_exit_code(const AmqpLoop *l, int r, AmqpConnection *c, const char *what);
 

@@ -334,6 +334,7 @@ static int check_settings(Monitor *m, EventStart *ret_start) {
 }
 
 static int run(Monitor *m) {
+        size_t n_lost = 0;
         int r, k, code;
 
         r = amqp_loop_init(&m->loop);
@@ -344,11 +345,16 @@ static int run(Monitor *m) {
                         k = amqp_loop_drain(&m->loop);
                         r = r < 0 ? r : k;
                 }
+                if (r == -EINTR)
+                        n_lost = amqp_loop_drain_last(&m->loop);
         }
         code = r == -ETIME ? m->retry.exit_code :
                              amqp_loop_exit_code(&m->loop, r, m->connection, WHAT);
         if (r != -EPIPE && m->retry.reached)
                 say_summary(m);
+        if (n_lost > 0)
+                say_error("The reader of the output was too slow: its last %zu bytes are missing",
+                          n_lost);
         if (r >= 0 && m->settings->count > 0 && !is_finished(m))
                 code = EXIT_TRY_AGAIN;
         return code;

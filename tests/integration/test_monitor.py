@@ -2,11 +2,15 @@
 """Goal: iothubctl monitor shows every event once, in each partition's order, whatever happens to the connection or to
 the reader of its output. Method: devices that speak MQTT by hand, the emulator, real processes."""
 import contextlib
+import fcntl
 import json
 import os
 import re
+import select
 import signal
 import sqlite3
+import struct
+import termios
 import time
 
 import harness
@@ -265,6 +269,31 @@ def a_signal_ends_it_at_once_with_a_summary(folder):
                 m.line()
                 assert m.signal(number) == -number
                 assert re.search(r"1 event in ", m.error_text()), m.error_text()
+
+
+@test
+def what_a_reader_did_not_take_at_the_end_is_told(folder):
+    with hub_and_device(folder) as (hub, device):
+        device.send(*(json.dumps(str(i) * 30000) for i in range(5)))
+        whole = run(hub, "monitor", "--from", "earliest", "--count", "5", "--json").stdout.encode()
+        with Monitor(hub, "--json", "--from", "earliest", read=False) as m:
+            pipe = m.process.stdout.fileno()
+
+            def is_full():
+                # What is left of it takes less than is written at once.
+                n = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))[0]
+                return n >= fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ) - select.PIPE_BUF
+
+            wait_until(is_full, "the pipe is full")
+            m.process.send_signal(signal.SIGINT)
+            assert m.process.wait(harness.DEADLINE_SEC) == -signal.SIGINT
+            taken = m.process.stdout.read()
+            m.wait_said("events? in")
+            m.wait_said("missing")
+            n = int(re.search(r"(\d+) events? in", m.error_text())[1])
+            lost = int(re.search(r"last (\d+) bytes are missing", m.error_text())[1])
+            shown = b"".join(whole.splitlines(keepends=True)[:n])
+            assert taken == shown[:len(taken)] and len(taken) + lost == len(shown), (n, lost, len(taken), len(shown))
 
 
 @test

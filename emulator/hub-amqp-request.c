@@ -273,10 +273,23 @@ static int on_request(AmqpLink *l, pn_delivery_t *d, const void *data, size_t n)
         return l->address.node == AMQP_NODE_CBS ? put_token(l, &m) : manage(l, &m);
 }
 
+/* Of $cbs, a connection has one link each way. */
+static bool has_another(const AmqpLink *l) {
+        for (const AmqpLink *i = l->conn->links; i; i = i->next)
+                if (i != l && i->type && i->address.node == l->address.node &&
+                    pn_link_is_sender(i->link) == pn_link_is_sender(l->link))
+                        return true;
+        return false;
+}
+
 int amqp_request_attach(AmqpLink *l) {
         static const AmqpLinkType requests = { .on_message = on_request }, replies = { .send = send_answer };
         const char *target;
 
+        if (l->address.node == AMQP_NODE_CBS && has_another(l)) {
+                amqp_link_refuse(l, "amqp:not-allowed", "this connection has its links to $cbs already");
+                return 0;
+        }
         if (pn_link_is_receiver(l->link)) {
                 amqp_link_accept(l, &requests);
                 return 0;

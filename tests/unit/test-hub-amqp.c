@@ -217,6 +217,13 @@ static void expect_attached(Client *c, pn_link_t *l) {
                                                             : pn_link_remote_source(l)) != PN_UNSPECIFIED);
 }
 
+/* Until the door has said so, too: Proton says what opens before what closes. */
+static void close_link(Client *c, pn_link_t *l) {
+        pn_link_close(l);
+        while (!(pn_link_state(l) & PN_REMOTE_CLOSED))
+                ck_assert(client_turn(c));
+}
+
 /* The next whole message, into a static buffer, accepted. */
 static AmqpMessage receive(Client *c, pn_link_t *l) {
         static char data[300000];
@@ -310,8 +317,8 @@ static int64_t put_token(Client *c, const char *token) {
         out = attach(c, false, name, "$cbs");
         in = attach(c, true, name, "$cbs");
         status = ask(c, out, in, properties, token, &m);
-        pn_link_close(out);
-        pn_link_close(in);
+        close_link(c, out);
+        close_link(c, in);
         return status;
 }
 
@@ -397,6 +404,27 @@ TEST(tokens_at_cbs_open_what_they_name_and_no_more) {
                 expect_attached(&c, attach(&c, true, "r5", partition_address(0)));
                 client_close(&c);
         }
+        close_door();
+}
+
+TEST(a_connection_has_one_pair_of_links_to_cbs) {
+        Client c;
+
+        open_door();
+        client_open(&c, NULL, NULL, true);
+        wait_for_open(&c);
+        for (int i = 0; i < 2; i++) { /* a pair that was closed leaves its place */
+                pn_link_t *out = attach(&c, false, i ? "out2" : "out", "$cbs"),
+                          *in = attach(&c, true, i ? "in2" : "in", "$cbs");
+
+                expect_attached(&c, out);
+                expect_attached(&c, in);
+                expect_detached(&c, attach(&c, false, i ? "more-out2" : "more-out", "$cbs"), "amqp:not-allowed");
+                expect_detached(&c, attach(&c, true, i ? "more-in2" : "more-in", "$cbs"), "amqp:not-allowed");
+                close_link(&c, out);
+                close_link(&c, in);
+        }
+        client_close(&c);
         close_door();
 }
 

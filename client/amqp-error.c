@@ -59,7 +59,8 @@ static void say_with_rule(const AmqpError *e, const char *what) {
                   e->condition, *e->condition ? code : "", *e->condition ? ")" : "",
                   *e->text ? ": " : "", e->text);
         if (e->rule->remedy)
-                say_error("What to do: %s", e->rule->remedy);
+                say_error("What to do: %s%s%s", e->rule->remedy, e->module_of ? " " : "",
+                          strempty(e->module_of));
 }
 
 int amqp_error_say(const AmqpError *e, const char *what) {

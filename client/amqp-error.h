@@ -31,6 +31,7 @@ typedef struct AmqpError {
         char condition[64];       /* "amqp:unauthorized-access"; "": not from the hub */
         char text[512];           /* the hub's or the system's own words */
         const HubErrorRule *rule; /* of the condition; or NULL */
+        const char *module_of;    /* with the rule of a missing module: the device that should have it */
         const char *remedy;       /* where there is no rule; or NULL */
         int exit_code;
         bool passing; /* may succeed later */

@@ -12,6 +12,7 @@
 typedef struct Sending {
         AmqpLink link;
         AmqpError *error;
+        const C2dMessage *message;
         bool settled, accepted;
 } Sending;
 
@@ -43,6 +44,10 @@ static void set_refused(Sending *s, pn_delivery_t *d) {
                                  pn_condition_get_description(condition));
         if (code_of(name) != 0) {
                 s->error->rule = hub_error_find(code_of(name), NULL);
+                if (s->message->module)
+                        s->error->rule = hub_error_of_module(s->error->rule);
+                if (s->error->rule->code == 404010)
+                        s->error->module_of = s->message->device;
                 s->error->exit_code = s->error->rule->exit_code;
         }
         s->error->passing = false;
@@ -127,6 +132,7 @@ int c2d_send(AmqpLoop *loop, AmqpConnection *c, const C2dMessage *message, bool 
         Sending s = {
                 .link = { .stage = AMQP_STAGE_ATTACH, .on_delivery = on_outcome, .userdata = &s },
                 .error = amqp_connection_error(c),
+                .message = message,
         };
         pn_message_t *m = pn_message();
         int r;

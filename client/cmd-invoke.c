@@ -154,6 +154,7 @@ static int cmd_invoke(const Verb *verb, Globals *g, int argc, char **argv) {
                 return say_out_of_memory();
         q.path = path;
         q.what = what;
+        q.module_of = s.module ? argv[0] : NULL;
         q.timeout_usec = s.timeout_usec + s.connect_timeout_usec + ANSWER_MARGIN_USEC;
         r = hub_session_open(g, /* quiet= */ false, &h);
         if (r == EX_OK)

@@ -67,6 +67,7 @@ static int twin_call(const HubSession *h, const IdentityName *name, const Identi
                 return say_out_of_memory();
         request.path = path;
         request.what = what;
+        request.module_of = name->module ? name->device : NULL;
         r = registry_client_call(h->client, &request, &answer);
         if (ret_status)
                 *ret_status = answer.status;

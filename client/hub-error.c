@@ -215,6 +215,14 @@ const HubErrorRule *hub_error_of_condition(const char *condition) {
         return *condition ? &unknown : &none;
 }
 
+const HubErrorRule *hub_error_of_module(const HubErrorRule *rule) {
+        static const HubErrorRule either = { 404010, "module not found, or its device is missing",
+                                             "check spelling and case; iothubctl module list",
+                                             EXIT_NOT_FOUND };
+
+        return rule->code == 404001 ? &either : rule;
+}
+
 const HubErrorRule *hub_error_of_status(long status) {
         static const HubErrorRule refused = { 400000, "the hub refuses it", NULL, EX_DATAERR };
         static const HubErrorRule failed = { 500000, "the hub failed", PASSING, EXIT_TRY_AGAIN };

@@ -31,6 +31,11 @@ void hub_error_done(HubError *e);
 /* By number or, where that is 0, by name in any case; NULL: not in the table. */
 const HubErrorRule *hub_error_find(unsigned code, const char *name);
 
+/* What a rule says of a call that named a module: there the hub tells "device not found" of either. The rule
+ * itself where it tells of something else; one of code 404010, whose remedy goes on with the device's id,
+ * else. */
+const HubErrorRule *hub_error_of_module(const HubErrorRule *rule);
+
 /* By the status alone, as of HTTP; never NULL. */
 const HubErrorRule *hub_error_of_status(long status);
 

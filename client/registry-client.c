@@ -36,7 +36,7 @@ struct Transfer {
         RegistryClient *client;
         Transfer *next;
 
-        char *method, *path, *query, *if_match, *continuation, *what, *body;
+        char *method, *path, *query, *if_match, *continuation, *what, *module_of, *body;
         unsigned page_size;
         RegistryRepeat repeat;
         usec_t timeout_usec;
@@ -134,6 +134,7 @@ static Transfer *transfer_free(Transfer *t) {
         free(t->if_match);
         free(t->continuation);
         free(t->what);
+        free(t->module_of);
         free(t->next_page);
         erase_and_free(t->body);
         free(t);
@@ -442,6 +443,7 @@ static struct json_object *parse_json(const char *text, size_t n) {
 
 static int say_refused(const Transfer *t) {
         _cleanup_(hub_error_done) HubError e = {};
+        const HubErrorRule *rule;
         char code[16] = "";
         const char *name;
 
@@ -456,10 +458,13 @@ static int say_refused(const Transfer *t) {
         else if (e.code != 0)
                 snprintf(code, sizeof(code), " %u", e.code);
         name = e.name ? e.name : e.known ? hub_code_to_name(e.rule->code) : NULL;
-        say_error("%s: %s (HTTP %ld%s%s%s)%s%s", t->what, e.rule->meaning, t->status, code,
+        rule = t->module_of ? hub_error_of_module(e.rule) : e.rule;
+        say_error("%s: %s (HTTP %ld%s%s%s)%s%s", t->what, rule->meaning, t->status, code,
                   name ? " " : "", strempty(name), e.text ? ": " : "", strempty(e.text));
-        if (e.rule->remedy)
-                say_error("What to do: %s", e.rule->remedy);
+        if (rule->remedy)
+                say_error("What to do: %s%s%s", rule->remedy,
+                          rule->code == 404010 && t->module_of ? " " : "",
+                          rule->code == 404010 ? strempty(t->module_of) : "");
         if (t->client->settings.verbose && (e.tracking_id || *t->request_id))
                 say_error("Tracking id: %s; request id: %s",
                           e.tracking_id ? e.tracking_id : "none",
@@ -634,7 +639,8 @@ static int transfer_new(RegistryClient *c, const RegistryRequest *q, Transfer **
             copy_string(&t->path, q->path) < 0 || copy_string(&t->query, q->query) < 0 ||
             copy_string(&t->if_match, q->if_match) < 0 ||
             copy_string(&t->continuation, q->continuation) < 0 ||
-            copy_string(&t->what, q->what) < 0 || copy_string(&t->body, body) < 0)
+            copy_string(&t->what, q->what) < 0 ||
+            copy_string(&t->module_of, q->module_of) < 0 || copy_string(&t->body, body) < 0)
                 return -ENOMEM;
         *ret = TAKE_PTR(t);
         return 0;

@@ -42,6 +42,7 @@ typedef struct RegistryRequest {
         struct json_object *body; /* borrowed; or NULL */
         RegistryRepeat repeat;
         usec_t timeout_usec; /* 0: a minute */
+        const char *module_of; /* the device whose module the call is about, to which it may be missing; or NULL */
         const char *what;    /* "Cannot create device d1": begins the sentence about a failure */
 
         /* An answer that is not told as a failure: the call gives its exit code in silence, and *ret has

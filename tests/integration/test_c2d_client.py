@@ -184,7 +184,9 @@ def what_the_hub_refuses_has_its_reason_and_remedy(folder):
             assert r.returncode == code and all(w in r.stderr for w in words) and not r.stdout, r
 
         fails(EX_NOTFOUND, "device not found", "404001", "What to do", arguments=["nobody", "x"])
-        fails(EX_NOTFOUND, "not found", arguments=["d1", "x", "--module", "none"])
+        for device in ("d1", "nobody"):  # the hub does not tell which of both is missing
+            fails(EX_NOTFOUND, "module not found, or its device is missing", "404010",
+                  f"iothubctl module list {device}\n", arguments=[device, "x", "--module", "none"])
         for _ in range(50):
             send(hub, "d1", "x")
         fails(EX_TEMPFAIL, "50 messages", "403004", "c2d purge", arguments=["d1", "x"])

@@ -13,6 +13,7 @@
 #include "lib/sas-token.h"
 #include "lib/string-util.h"
 #include "client/http-trace.h"
+#include "client/https-proxy.h"
 #include "client/output.h"
 #include "client/registry-client.h"
 
@@ -411,21 +412,31 @@ static const char *stage_of(CURL *curl, CURLcode k) {
         return secured == 0 ? "TLS" : "waiting for the answer";
 }
 
-static int say_not_reached(const Transfer *t, CURLcode k) {
-        const char *remedy = "";
+static const char *remedy_of(CURLcode k) {
+        switch (k) {
+        case CURLE_PEER_FAILED_VERIFICATION:
+                return "; for a hub with its own certificate authority, as the emulator, name --ca-file";
+        case CURLE_SSL_CACERT_BADFILE: return "; check --ca-file";
+        case CURLE_COULDNT_CONNECT: return "; for the emulator, name --https-port";
+        case CURLE_COULDNT_RESOLVE_HOST: return "; check HostName in the login, and this machine's DNS";
+        default: return "";
+        }
+}
 
-        if (k == CURLE_PEER_FAILED_VERIFICATION)
-                remedy = "; for a hub with its own certificate authority, as the emulator, name --ca-file";
-        else if (k == CURLE_SSL_CACERT_BADFILE)
-                remedy = "; check --ca-file";
-        else if (k == CURLE_COULDNT_CONNECT)
-                remedy = "; for the emulator, name --https-port";
-        else if (k == CURLE_COULDNT_RESOLVE_HOST)
-                remedy = "; check HostName in the login, and this machine's DNS";
-        say_error("%s: %s:%u: %s: %s%s", t->what, t->client->host, t->client->port,
-                  stage_of(t->curl, k), *t->detail ? t->detail : curl_easy_strerror(k), remedy);
-        if (k == CURLE_OUT_OF_MEMORY)
-                return EX_OSERR;
+static int say_not_reached(const Transfer *t, CURLcode k) {
+        _cleanup_(https_proxy_done) HttpsProxy proxy = {};
+        const char *detail = *t->detail ? t->detail : curl_easy_strerror(k);
+        long connect_status = 0; /* the proxy's, and it stays 0 without */
+
+        (void) curl_easy_getinfo(t->curl, CURLINFO_HTTP_CONNECTCODE, &connect_status);
+        if (k == CURLE_OUT_OF_MEMORY || https_proxy_load(&proxy) < 0)
+                return say_out_of_memory();
+        if (proxy.host && (connect_status >= 300 || https_proxy_is_named(&proxy, detail)))
+                say_error("%s: proxy %s:%u: %s: %s; check %s in the environment, or except the hub by no_proxy",
+                          t->what, proxy.host, proxy.port, stage_of(t->curl, k), detail, proxy.variable);
+        else
+                say_error("%s: %s:%u: %s: %s%s", t->what, t->client->host, t->client->port,
+                          stage_of(t->curl, k), detail, remedy_of(k));
         return k == CURLE_SSL_CACERT_BADFILE ? EX_CONFIG : EXIT_NO_DAEMON;
 }
 

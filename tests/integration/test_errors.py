@@ -5,14 +5,17 @@ registry gives by itself, provoked as it comes about. What only AMQP gives (deta
 import concurrent.futures
 import json
 import os
+import socketserver
+import threading
 
 from device import Mqtt, device_token, key_of
-from harness import Hub, main, test, write_private
+from harness import Hub, free_port, main, test, write_private
 from registry import Registry
 from scripted_hub import run
 from service import Service
 
-EX_USAGE, EX_DATAERR, EX_NOT_FOUND, EX_NO_HOST, EX_EXISTS, EX_TRY_AGAIN, EX_NOPERM = 64, 65, 66, 68, 73, 75, 77
+EX_USAGE, EX_DATAERR, EX_NOT_FOUND, EX_NO_HOST, EX_UNAVAILABLE, EX_EXISTS, EX_TRY_AGAIN, EX_NOPERM = (
+    64, 65, 66, 68, 69, 73, 75, 77)
 AT_ONCE = 8  # beneath the number of troubles that the emulator keeps
 
 # reference: limits and errors of the documents, of which each must be known by its number and its name.
@@ -128,6 +131,41 @@ def the_registry_gives_its_own_errors(folder):
         for n in range(49):
             hub.ctl("module", "create", "d1", f"x{n}")
         assert_shown(hub.ctl("module", "create", "d1", "x49", check=False), known[413003])
+
+
+class RefusingProxy(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+
+
+class RefuseAll(socketserver.BaseRequestHandler):
+    def handle(self):
+        self.request.recv(4096)
+        self.request.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nConnection: close\r\n"
+                             b"Content-Length: 0\r\n\r\n")
+
+
+@test
+def a_dead_proxy_is_named_and_not_the_hub(folder):
+    with Hub(folder) as hub:
+        port = free_port()
+        for variable in ("https_proxy", "ALL_PROXY"):
+            environment = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
+            environment[variable] = f"http://user:secret@127.0.0.1:{port}"
+            r = hub.ctl("device", "list", check=False, env=environment)
+            assert r.returncode == EX_UNAVAILABLE, r
+            assert f"proxy 127.0.0.1:{port}: connecting" in r.stderr and f"check {variable}" in r.stderr, r
+            assert "secret" not in r.stderr and "--https-port" not in r.stderr, r
+            r = hub.ctl("device", "list", env={**environment, "no_proxy": "localhost"})
+        with RefusingProxy(("127.0.0.1", 0), RefuseAll) as proxy:
+            thread = threading.Thread(target=proxy.serve_forever)
+            thread.start()
+            try:
+                port = proxy.server_address[1]
+                r = hub.ctl("device", "list", check=False, env={**environment, "ALL_PROXY": f"127.0.0.1:{port}"})
+            finally:
+                proxy.shutdown()
+                thread.join()
+        assert r.returncode == EX_UNAVAILABLE and f"proxy 127.0.0.1:{port}: " in r.stderr and "407" in r.stderr, r
 
 
 @test

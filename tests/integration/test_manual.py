@@ -385,7 +385,7 @@ READ_BY_LIBRARIES = {
     "sd_listen_fds(": {"LISTEN_FDS"},
     "sd_watchdog_enabled(": {"WATCHDOG_USEC"},
     "sd_notify(": {"NOTIFY_SOCKET"},
-    "curl_easy_init(": {"https_proxy", "no_proxy"},
+    "curl_easy_init(": {"https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy"},
     "X509_get_default_cert_dir_env()": {"SSL_CERT_DIR"},
     "X509_get_default_cert_file_env()": {"SSL_CERT_FILE"},
 }

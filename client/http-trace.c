@@ -44,14 +44,28 @@ static size_t secret_after_name(const char *s, size_t n_left, size_t *ret_skip) 
         return MIN(i, n_left) - begin;
 }
 
-static int strike_out(Buffer *out, const char *text, size_t n) {
+/* s is "://": of an address with a user and a password, as of a proxy, the part before the "@". */
+static size_t secret_of_address(const char *s, size_t n_left, size_t *ret_skip) {
+        size_t end = 0;
+
+        for (size_t i = 3; i < n_left && !strchr("/?#\r\n", s[i]); i++)
+                if (s[i] == '@')
+                        end = i;
+        *ret_skip = 3;
+        return end > 3 ? end - 3 : 0;
+}
+
+/* A line is curl's own word or a header: there a password may hold what ends an address in JSON. */
+static int strike_out(Buffer *out, const char *text, size_t n, bool line) {
         size_t from = 0, i = 0;
         int r = 0;
 
         while (i < n && r >= 0) {
                 size_t skip = 0, secret = 0;
 
-                if (text[i] == 's' || text[i] == 'S')
+                if (line && n - i > 3 && memcmp(text + i, "://", 3) == 0)
+                        secret = secret_of_address(text + i, n - i, &skip);
+                else if (text[i] == 's' || text[i] == 'S')
                         secret = secret_after_word(text + i, text, n - i, &skip);
                 else if (n - i >= 4 && strncasecmp(text + i, "key\"", 4) == 0) {
                         secret = secret_after_name(text + i + 4, n - i - 4, &skip);
@@ -71,11 +85,14 @@ static int strike_out(Buffer *out, const char *text, size_t n) {
 }
 
 int http_trace_header(Buffer *out, const char *prefix, const char *line, size_t n) {
+        static const char proxy[] = "Proxy-Authorization:";
         int r;
 
         r = buffer_append_string(out, prefix);
-        if (r >= 0)
-                r = strike_out(out, line, n);
+        if (r >= 0 && n >= strlen(proxy) && strncasecmp(line, proxy, strlen(proxy)) == 0)
+                r = buffer_appendf(out, "%s %s", proxy, STRUCK);
+        else if (r >= 0)
+                r = strike_out(out, line, n, /* line= */ true);
         return r < 0 ? r : buffer_append_string(out, "\n");
 }
 
@@ -85,7 +102,7 @@ int http_trace_body(Buffer *out, const char *prefix, const char *body, size_t n)
         size_t from = 0;
         int r;
 
-        r = strike_out(&text, body, shown);
+        r = strike_out(&text, body, shown, /* line= */ false);
         if (r >= 0 && shown < n)
                 r = buffer_appendf(&text, "... (%zu bytes more)", n - shown);
         while (r >= 0 && from < text.size) {

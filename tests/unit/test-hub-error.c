@@ -84,6 +84,23 @@ TEST(secrets_are_struck_out) {
         assert_trace("", "");
 }
 
+static void assert_header(const char *line, const char *want) {
+        _cleanup_(buffer_done) Buffer out = {};
+
+        assert_ok(http_trace_header(&out, "* ", line, strlen(line)));
+        assert_ok(buffer_append(&out, "", 1));
+        ck_assert_str_eq((const char *) out.data, want);
+}
+
+TEST(the_password_of_a_proxy_is_struck_out) {
+        assert_header("Uses proxy env variable https_proxy == 'http://me:it's p@ss@10.0.0.1:3128'",
+                      "* Uses proxy env variable https_proxy == 'http://***@10.0.0.1:3128'\n");
+        assert_header("Uses proxy env variable https_proxy == 'http://10.0.0.1:3128/a@b'",
+                      "* Uses proxy env variable https_proxy == 'http://10.0.0.1:3128/a@b'\n");
+        assert_header("proxy-authorization: Basic bWU6cHc=", "* Proxy-Authorization: ***\n");
+        assert_header("x://", "* x://\n");
+}
+
 TEST(a_long_body_is_cut_short) {
         _cleanup_(buffer_done) Buffer out = {};
         _cleanup_free_ char *body = malloc(100000);

@@ -7,19 +7,26 @@
 #include "client/output.h"
 #include "client/verb.h"
 
-static int print_rule(const Globals *g, const HubErrorRule *rule) {
+/* condition: by which it was asked for, or NULL. It may have no code of the hub's. */
+static int print_rule(const Globals *g, const HubErrorRule *rule, const char *condition) {
         _cleanup_json_ struct json_object *o = NULL;
-        const char *name = hub_code_to_name(rule->code);
+        const char *name = rule->code != 0 ? hub_code_to_name(rule->code) : NULL;
 
         if (!g->json) {
-                printf("%u %s: %s\n", rule->code, strempty(name), rule->meaning);
+                if (condition)
+                        printf("%s%s", condition, rule->code != 0 ? ", " : ": ");
+                if (rule->code != 0)
+                        printf("%u %s: ", rule->code, strempty(name));
+                printf("%s\n", rule->meaning);
                 if (rule->remedy)
                         printf("  What to do: %s\n", rule->remedy);
                 printf("  Exit code:  %d\n", rule->exit_code);
                 return EX_OK;
         }
         o = json_object_new_object();
-        if (!o || json_add_u64(o, "code", rule->code) < 0 || json_add_string(o, "name", name) < 0 ||
+        if (!o || json_add_string(o, "condition", condition) < 0 ||
+            (rule->code != 0 && json_add_u64(o, "code", rule->code) < 0) ||
+            json_add_string(o, "name", name) < 0 ||
             json_add_string(o, "meaning", rule->meaning) < 0 ||
             json_add_string(o, "remedy", rule->remedy) < 0 ||
             json_add_u64(o, "exitCode", (uint64_t) rule->exit_code) < 0)
@@ -37,9 +44,12 @@ static int explain(const Globals *g, const char *text) {
         else
                 rule = hub_error_find(0, text);
         if (rule)
-                return print_rule(g, rule);
-        say_error("\"%s\" is no error of a hub: six digits such as 403002, or a name such as "
-                  "DeviceNotFound",
+                return print_rule(g, rule, NULL);
+        rule = hub_error_find_condition(text);
+        if (rule)
+                return print_rule(g, rule, text);
+        say_error("\"%s\" is no error of a hub: six digits such as 403002, a name such as "
+                  "DeviceNotFound, or a condition such as amqp:not-found",
                   text);
         return EXIT_NOT_FOUND;
 }
@@ -54,7 +64,7 @@ static int cmd_explain(const Verb *verb, Globals *g, int argc, char **argv) {
         if (argc == 0)
                 for (const HubErrorRule *rule = hub_error_rules; rule->code != 0 && r == EX_OK;
                      rule++)
-                        r = print_rule(g, rule);
+                        r = print_rule(g, rule, NULL);
         for (int i = 0; i < argc; i++) {
                 k = explain(g, argv[i]);
                 if (r == EX_OK)
@@ -70,7 +80,7 @@ const Verb verb_explain = {
         .arguments_min = 0,
         .arguments_max = -1,
         .summary = "Tell what errors of the hub mean, and what to do about them",
-        .description = "CODE is a number or a name; without one, all that are known. Needs no "
-                       "login.",
+        .description = "CODE is a number, a name or a condition of AMQP; without one, all numbers that are "
+                       "known. Needs no login.",
         .run = cmd_explain,
 };

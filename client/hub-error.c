@@ -1,5 +1,7 @@
 #include "client/hub-error.h"
 
+#include <strings.h>
+
 #include "lib/hub-code.h"
 #include "lib/json-util.h"
 #include "lib/parse-util.h"
@@ -154,11 +156,56 @@ static const struct {
         HubErrorRule rule;
 } conditions[] = {
         { "amqp:unauthorized-access", 401003, {} },
-        { "amqp:not-found", 404000, {} },
+        { "amqp:not-found",
+          0,
+          { 0, "not found",
+            "check HostName, and --consumer-group: it has to be made at the hub; for messages the "
+            "ids",
+            EXIT_NOT_FOUND } },
         { "amqp:internal-error", 500001, {} },
         { "amqp:link:message-size-exceeded", 413001, {} },
         { "amqp:precondition-failed", 412001, {} },
-        { "amqp:not-allowed", 403000, {} },
+        { "amqp:not-allowed",
+          0,
+          { 0, "the hub does not allow it",
+            "check the policy's rights (ServiceConnect), the hub's IP filter and network settings",
+            EX_NOPERM } },
+        { "amqp:not-implemented",
+          0,
+          { 0, "the hub does not do this", "check HostName; update iothubctl", EX_PROTOCOL } },
+        { "amqp:decode-error",
+          0,
+          { 0, "the hub cannot read what was sent", "report it with the output of --verbose",
+            EX_PROTOCOL } },
+        { "amqp:invalid-field",
+          0,
+          { 0, "the hub refuses a value", "the hub's text names it", EX_DATAERR } },
+        { "amqp:illegal-state",
+          0,
+          { 0, "the hub sees a step out of order",
+            "try again; if it lasts, report it with the output of --verbose", EXIT_TRY_AGAIN } },
+        { "amqp:resource-locked",
+          0,
+          { 0, "another client holds it", "try again, or end the other client", EXIT_TRY_AGAIN } },
+        { "amqp:resource-deleted",
+          0,
+          { 0, "it was deleted meanwhile", "look whether it is still there", EXIT_NOT_FOUND } },
+        { "amqp:frame-size-too-small",
+          0,
+          { 0, "a message does not fit", "send less at a time", EX_DATAERR } },
+        { "amqp:link:transfer-limit-exceeded",
+          0,
+          { 0, "more was sent than the hub asked for", "report it with the output of --verbose",
+            EX_PROTOCOL } },
+        { "amqp:connection:framing-error",
+          0,
+          { 0, "the hub cannot read what was sent",
+            "look for what changes the bytes in between, such as a proxy; check --amqp-port",
+            EX_PROTOCOL } },
+        { "amqp:connection:redirect",
+          0,
+          { 0, "the hub sends us elsewhere", "report it with the output of --verbose",
+            EX_PROTOCOL } },
         { "amqp:resource-limit-exceeded",
           0,
           { 0, "a limit of the hub is reached",
@@ -189,7 +236,11 @@ static const struct {
         { "com.microsoft:argument-out-of-range", 400004, {} },
         { "com.microsoft:auth-failed", 401003, {} },
         { "com.microsoft:unauthorized-access", 401003, {} },
-        { "com.microsoft:entity-disabled", 403000, {} },
+        { "com.microsoft:entity-disabled",
+          0,
+          { 0, "the hub's endpoint for events is disabled",
+            "look at the hub's state in the portal; enable it, or ask the support of Azure",
+            EX_NOPERM } },
         { "com.microsoft:quota-exceeded", 403002, {} },
         { "com.microsoft:iot-hub-suspended", 403001, {} },
         { "com.microsoft:iot-hub-not-found-error", 401001, {} },
@@ -203,16 +254,31 @@ static const struct {
             EXIT_TRY_AGAIN } },
 };
 
+const HubErrorRule *hub_error_find_condition(const char *condition) {
+        for (size_t i = 0; i < ELEMENTSOF(conditions); i++)
+                if (strcasecmp(condition, conditions[i].condition) == 0)
+                        return conditions[i].code != 0 ? hub_error_find(conditions[i].code, NULL) :
+                                                         &conditions[i].rule;
+        return NULL;
+}
+
+const char *hub_error_condition(size_t i) {
+        return i < ELEMENTSOF(conditions) ? conditions[i].condition : NULL;
+}
+
 const HubErrorRule *hub_error_of_condition(const char *condition) {
         static const HubErrorRule none = { 0, "the hub ended it without a reason", "try again",
                                            EXIT_TRY_AGAIN };
-        static const HubErrorRule unknown = { 0, "the hub refuses it", NULL, EX_PROTOCOL };
+        static const HubErrorRule unknown = {
+                0, "the hub refuses it", "the hub's text tells more; report it with the output of --verbose",
+                EX_PROTOCOL,
+        };
+        const HubErrorRule *rule;
 
-        for (size_t i = 0; i < ELEMENTSOF(conditions); i++)
-                if (streq(condition, conditions[i].condition))
-                        return conditions[i].code != 0 ? hub_error_find(conditions[i].code, NULL) :
-                                                         &conditions[i].rule;
-        return *condition ? &unknown : &none;
+        if (!*condition)
+                return &none;
+        rule = hub_error_find_condition(condition);
+        return rule ? rule : &unknown;
 }
 
 const HubErrorRule *hub_error_of_module(const HubErrorRule *rule) {

@@ -43,5 +43,11 @@ const HubErrorRule *hub_error_of_status(long status);
  * hub's have code 0. */
 const HubErrorRule *hub_error_of_condition(const char *condition);
 
+/* The same in any case of letters, or NULL: not in the table. */
+const HubErrorRule *hub_error_find_condition(const char *condition);
+
+/* The conditions that are known, one by one; NULL behind the last. */
+const char *hub_error_condition(size_t i);
+
 /* The table, for tests and the manual; ends with code 0. */
 extern const HubErrorRule hub_error_rules[];

@@ -52,6 +52,11 @@ def every_code_is_explained(_):
             assert json.loads(run("explain", wanted, "--json").stdout) == rule
     r = run("explain", "403002")
     assert r.stdout.startswith("403002 IotHubQuotaExceeded: the day's messages are used up\n") and "Exit code:  75" in r.stdout
+    told = json.loads(run("explain", "amqp:not-found", "--json").stdout)
+    assert told["condition"] == "amqp:not-found" and "--consumer-group" in told["remedy"] and "code" not in told, told
+    r = run("explain", "amqp:link:stolen", "com.microsoft:auth-failed")
+    assert "amqp:link:stolen: another reader" in r.stdout and r.stdout.count("What to do: ") == 2, r
+    assert "com.microsoft:auth-failed, 401003 " in r.stdout, r
     for wrong in ("403", "999999", "Nonsense", ""):
         r = run("explain", "403002", wrong)
         assert r.returncode == EX_NOT_FOUND and f'"{wrong}" is no error of a hub' in r.stderr and "403002" in r.stdout, r

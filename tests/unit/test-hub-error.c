@@ -42,6 +42,26 @@ TEST(every_code_is_found_in_every_shape) {
         }
 }
 
+TEST(every_condition_of_amqp_has_a_remedy) {
+        static const char *const needed[] = { "amqp:not-found", "amqp:not-allowed", "amqp:decode-error",
+                                              "amqp:not-implemented", "amqp:link:stolen",
+                                              "com.microsoft:entity-disabled", "com.microsoft:argument-error" };
+        size_t n = 0;
+
+        for (const char *name; (name = hub_error_condition(n)); n++) {
+                const HubErrorRule *r = hub_error_of_condition(name);
+
+                ck_assert_msg(*r->meaning && r->remedy && r->exit_code > 0, "%s", name);
+                ck_assert_ptr_eq(hub_error_find_condition(name), r);
+        }
+        for (size_t i = 0; i < ELEMENTSOF(needed); i++)
+                ck_assert_msg(hub_error_find_condition(needed[i]), "%s", needed[i]);
+        ck_assert_ptr_null(hub_error_find_condition("amqp:no-such-thing"));
+        ck_assert_ptr_null(hub_error_find_condition(""));
+        ck_assert_ptr_nonnull(hub_error_of_condition("amqp:no-such-thing")->remedy);
+        ck_assert_ptr_nonnull(hub_error_of_condition("")->remedy);
+}
+
 TEST(what_is_not_understood_is_told_by_its_status) {
         static const char *const bodies[] = { "", "<html>x</html>", "[1", "{\"Message\":5}", "{}", "null",
                                               "{\"errorCode\":true}", "a\nb" };

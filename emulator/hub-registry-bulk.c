@@ -38,10 +38,13 @@ typedef struct Item {
         HubDevice wanted;
         BulkMode mode;
         const char *reason; /* of -EINVAL */
+        RegistryCondition condition;
+        uint64_t existing; /* of -ESTALE */
 } Item;
 
 /* The registry's etag of the item; NULL: none, which matches any, as seen. */
-static const uint64_t *item_etag(const Item *i, const char *field, RegistryCondition *c) {
+static const uint64_t *item_etag(Item *i, const char *field) {
+        RegistryCondition *c = &i->condition;
         const char *text = NULL;
 
         (void) json_get_string(i->object, field, &text, NULL); /* absent is absent */
@@ -99,10 +102,9 @@ static int create(Item *i) {
 static int update_twin(Item *i, bool if_match) {
         _cleanup_(hub_device_done) HubDevice d = { 0 };
         _cleanup_(hub_twin_done) HubTwin t = { 0 };
-        RegistryCondition c = { 0 };
         HubTwinChange change = {
                 .patch = i->object,
-                .if_etag = if_match ? item_etag(i, "twinETag", &c) : NULL,
+                .if_etag = if_match ? item_etag(i, "twinETag") : NULL,
         };
 
         return hub_twins_change(i->hub, i->wanted.id, i->wanted.module_id, &change, &d, &t,
@@ -112,25 +114,20 @@ static int update_twin(Item *i, bool if_match) {
 static int update(Item *i, bool if_match) {
         _cleanup_(hub_device_done) HubDevice made = { 0 };
         struct json_object *tags, *desired;
-        RegistryCondition c = { 0 };
-        uint64_t existing;
         int r;
 
         r = twin_parts(i, &tags, &desired);
         if (r >= 0)
-                r = hub_device_update(i->hub, &i->wanted, if_match ? item_etag(i, "eTag", &c) : NULL,
-                                      &made, &existing);
+                r = hub_device_update(i->hub, &i->wanted, if_match ? item_etag(i, "eTag") : NULL,
+                                      &made, &i->existing);
         if (r < 0 || (!tags && !desired))
                 return r;
         return update_twin(i, /* if_match= */ false);
 }
 
 static int delete(Item *i, bool if_match) {
-        RegistryCondition c = { 0 };
-        uint64_t existing;
-
         return hub_device_delete(i->hub, i->wanted.id, i->wanted.module_id,
-                                 if_match ? item_etag(i, "eTag", &c) : NULL, &existing);
+                                 if_match ? item_etag(i, "eTag") : NULL, &i->existing);
 }
 
 static int run_item(Item *i) {
@@ -154,7 +151,7 @@ static int run_item(Item *i) {
 static int add_error(struct json_object *errors, const Item *i, int error) {
         _cleanup_json_ struct json_object *o = json_object_new_object();
         _cleanup_(registry_answer_done) RegistryAnswer a = { 0 };
-        RegistryCall c = { .hub = i->hub };
+        RegistryCall c = { .hub = i->hub, .if_match = i->condition };
         const char *message = "", *text;
         int r;
 
@@ -167,8 +164,10 @@ static int add_error(struct json_object *errors, const Item *i, int error) {
         registry_answer_init(&a);
         if (error == -EINVAL)
                 r = registry_error(&a, 400, "ArgumentInvalid", "%s", i->reason);
+        else if (i->mode == BULK_UPDATE_TWIN || i->mode == BULK_UPDATE_TWIN_IF_MATCH)
+                r = registry_twin_failure(&a, error, &c, i->reason);
         else
-                r = registry_failure(&a, error, &c, 0);
+                r = registry_failure(&a, error, &c, i->existing);
         if (r < 0)
                 return r;
         if (json_get_string(a.body, "Message", &message, NULL) <= 0)

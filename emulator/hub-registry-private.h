@@ -106,4 +106,7 @@ int registry_query(const RegistryCall *c, RegistryAnswer *a);
 int registry_get_twin(const RegistryCall *c, RegistryAnswer *a);
 int registry_patch_twin(const RegistryCall *c, RegistryAnswer *a);
 int registry_put_twin(const RegistryCall *c, RegistryAnswer *a);
+
+/* As registry_failure(), of a change of a twin; reason: of -EINVAL. */
+int registry_twin_failure(RegistryAnswer *a, int error, const RegistryCall *c, const char *reason);
 int registry_purge(const RegistryCall *c, RegistryAnswer *a);

@@ -4,7 +4,7 @@
 #include "emulator/hub-twins.h"
 
 /* Seen: a twin of a module that is not there is DeviceNotFound too, and no twin has an ETag header. */
-static int twin_failure(RegistryAnswer *a, int error, const RegistryCall *c, const char *reason) {
+int registry_twin_failure(RegistryAnswer *a, int error, const RegistryCall *c, const char *reason) {
         switch (error) {
         case -ENOENT:
                 return registry_error(a, 404, "DeviceNotFound", "%s", c->module ? c->module : c->device);
@@ -27,7 +27,7 @@ int registry_get_twin(const RegistryCall *c, RegistryAnswer *a) {
         int r;
 
         r = hub_twins_get(c->hub, c->device, c->module, &d, &t);
-        return r < 0 ? twin_failure(a, r, c, "") : answer_twin(a, &d, &t);
+        return r < 0 ? registry_twin_failure(a, r, c, "") : answer_twin(a, &d, &t);
 }
 
 static int change_twin(const RegistryCall *c, bool replace, RegistryAnswer *a) {
@@ -45,7 +45,7 @@ static int change_twin(const RegistryCall *c, bool replace, RegistryAnswer *a) {
         if (c->if_match.given && !c->if_match.any)
                 change.if_etag = &c->if_match.twin_etag;
         r = hub_twins_change(c->hub, c->device, c->module, &change, &d, &t, &reason);
-        return r < 0 ? twin_failure(a, r, c, reason) : answer_twin(a, &d, &t);
+        return r < 0 ? registry_twin_failure(a, r, c, reason) : answer_twin(a, &d, &t);
 }
 
 int registry_patch_twin(const RegistryCall *c, RegistryAnswer *a) {

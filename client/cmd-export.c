@@ -152,7 +152,7 @@ static int write_record(Export *e, struct json_object *identity, struct json_obj
         if (record_from_identity(identity, twin, &item) < 0)
                 return say_out_of_memory();
         if (e->csv) {
-                if (csv_record_format(item, &line) < 0)
+                if (csv_record_format(NULL, item, &line) < 0)
                         return say_out_of_memory();
         } else {
                 text = json_object_to_json_string_length(

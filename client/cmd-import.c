@@ -1,5 +1,6 @@
 /* Many devices from a file: lines become items of bulk calls, 100 in each, several calls under way. What
- * a hub refuses is kept with its reason, as lines that can be given to import again. */
+ * is not known to be done in the end is kept, as lines that can be given to import again: what the hub
+ * refused, with its reason; what cannot be read, as it was; and what a stop left unsent and unread. */
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -7,6 +8,8 @@
 
 #include "lib/fd-util.h"
 #include "lib/json-util.h"
+#include "lib/string-util.h"
+#include "client/failures-file.h"
 #include "client/hub-session.h"
 #include "client/identity-record.h"
 #include "client/line-reader.h"
@@ -19,6 +22,8 @@
 #define CALLS_DEFAULT 4U
 #define CALLS_MAX 32U
 #define TOLD_MAX 10U /* failures that are told; the file has all */
+#define BAD_LINES_TOLD_MAX 20U
+#define REASON_BYTES_MAX 1024U /* fits into a field of CSV */
 
 typedef struct ImportSettings {
         const char *mode, *failed_path;
@@ -59,16 +64,21 @@ typedef struct Import {
         int fd;
         LineReader reader;
         bool csv, format_known;
-        CsvColumns columns;
+        CsvColumns columns, failed_columns; /* of the input, and of what is kept of it */
+        bool regular; /* the input is a file: a stop can keep what was not read */
+        bool at_end;  /* of the input */
+        Buffer rest;  /* read behind the last line that was taken, when it was stopped */
 
         struct json_object *batch; /* under way to be filled; NULL: empty */
         struct json_object *again; /* items to be sent once more, as updates */
         struct Call *calls;        /* under way */
         unsigned n_running;        /* how many */
-        FILE *failed;
-        char *failed_path;
+        FailuresFile failures;
+        const HubErrorRule *advised[TOLD_MAX]; /* whose remedy was told */
         Progress progress;
         uint64_t n_done, n_already, n_failed, n_items;
+        uint64_t n_bad;      /* of n_failed: lines that cannot be read */
+        uint64_t n_not_sent; /* items and lines, after a stop */
         int exit_code; /* of the call that stopped it */
 } Import;
 
@@ -78,84 +88,122 @@ typedef struct Call {
         struct Call *next;
 } Call;
 
-static void tell_failure(Import *im, struct json_object *item, const char *reason) {
+/* A remedy is told once, not behind each of the failures that it helps against. */
+static void advise(Import *im, const HubErrorRule *rule) {
+        if (!rule || !rule->remedy)
+                return;
+        for (size_t i = 0; i < ELEMENTSOF(im->advised); i++) {
+                if (im->advised[i] == rule)
+                        return;
+                if (!im->advised[i]) {
+                        im->advised[i] = rule;
+                        say_error("What to do: %s", rule->remedy);
+                        return;
+                }
+        }
+}
+
+static void tell_failure(Import *im, struct json_object *item, const HubErrorRule *rule,
+                         const char *reason) {
+        const uint64_t n = im->n_failed - im->n_bad; /* this one included */
         const char *id = NULL, *module = NULL;
 
+        if (n > TOLD_MAX + 1)
+                return;
         (void) json_get_string(item, "id", &id, NULL); /* absent is absent */
         (void) json_get_string(item, "moduleId", &module, NULL);
-        im->n_failed++;
-        if (im->n_failed <= TOLD_MAX) {
-                progress_end(&im->progress);
+        progress_end(&im->progress);
+        if (n > TOLD_MAX)
+                say_error("More fail: all are in %s", im->failures.path);
+        else {
                 say_error("%s%s%s: %s", strempty(id), module ? "/" : "", strempty(module), reason);
-        } else if (im->n_failed == TOLD_MAX + 1)
-                say_error("more fail: all are in %s", im->failed_path);
-}
-
-/* The items hold keys. */
-static int open_failed(Import *im) {
-        int fd;
-
-        if (im->failed)
-                return 0;
-        fd = open(im->failed_path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-        if (fd < 0)
-                return -errno;
-        im->failed = fdopen(fd, "w");
-        if (!im->failed) {
-                safe_close(fd);
-                return -ENOMEM;
+                advise(im, rule);
         }
-        return 0;
 }
 
-static void keep_failure(Import *im, struct json_object *item, const char *reason) {
+static void cannot_write(Import *im, int r) {
+        if (im->exit_code == EX_IOERR)
+                return; /* told */
+        progress_end(&im->progress);
+        say_error("Cannot write %s: %s", im->failures.path, strerror(-r));
+        im->exit_code = EX_IOERR;
+}
+
+static void keep_part(Import *im, const void *data, size_t n) {
+        const int r = failures_file_write(&im->failures, data, n);
+
+        if (r < 0)
+                cannot_write(im, r);
+}
+
+static void keep_end_of_line(Import *im) {
+        const int r = failures_file_end_line(&im->failures);
+
+        if (r < 0)
+                cannot_write(im, r);
+}
+
+/* In the form that the input has. */
+static int format_item(Import *im, struct json_object *item, Buffer *out) {
         const char *text;
+
+        if (im->csv)
+                return csv_record_format(&im->failed_columns, item, out);
+        text = json_object_to_json_string_ext(item, JSON_C_TO_STRING_PLAIN |
+                                                                    JSON_C_TO_STRING_NOSLASHESCAPE);
+        return text ? buffer_appendf(out, "%s\n", text) : -ENOMEM;
+}
+
+static void keep_item(Import *im, struct json_object *item, const char *reason) {
+        _cleanup_(buffer_done) Buffer line = {};
+        _cleanup_free_ char *cut = NULL;
+        size_t n = strlen(reason);
         int r;
 
-        tell_failure(im, item, reason);
+        if (n > REASON_BYTES_MAX)
+                for (n = REASON_BYTES_MAX; n > 0 && (reason[n] & 0xc0) == 0x80;)
+                        n--; /* not within a character */
+        r = format_string(&cut, "%s%.*s", im->csv ? CSV_ERROR_PREFIX : "", (int) n, reason);
         json_object_object_del(item, "importMode");
-        r = json_add_string(item, "importError", reason);
-        text = r >= 0 ? json_object_to_json_string_ext(item, JSON_C_TO_STRING_PLAIN |
-                                                                     JSON_C_TO_STRING_NOSLASHESCAPE) :
-                        NULL;
-        if (text)
-                r = open_failed(im);
-        if (!text || r < 0 || fprintf(im->failed, "%s\n", text) < 0) {
-                say_error("Cannot write %s: %s", im->failed_path, strerror(r < 0 ? -r : errno));
-                im->exit_code = EX_IOERR;
+        if (r >= 0)
+                r = json_add_string(item, "importError", cut);
+        if (r >= 0)
+                r = format_item(im, item, &line);
+        if (r < 0) {
+                cannot_write(im, r);
+                return;
         }
+        failures_file_write(&im->failures, line.data, line.size - 1);
+        keep_end_of_line(im);
+        explicit_bzero(line.data, line.size);
+}
+
+/* rule may be NULL: there is nothing to advise. */
+static void keep_failure(Import *im, struct json_object *item, const HubErrorRule *rule,
+                         const char *reason) {
+        im->n_failed++;
+        tell_failure(im, item, rule, reason);
+        keep_item(im, item, reason);
+}
+
+static bool is_error_of(struct json_object *error, struct json_object *item) {
+        const char *id = NULL, *module = NULL, *error_id = NULL, *error_module = NULL;
+
+        if (!json_object_is_type(error, json_type_object))
+                return false;
+        (void) json_get_string(item, "id", &id, NULL); /* checked when it was read */
+        (void) json_get_string(item, "moduleId", &module, NULL);
+        (void) json_get_string(error, "deviceId", &error_id, NULL); /* absent is absent */
+        (void) json_get_string(error, "moduleId", &error_module, NULL);
+        return streq(strempty(error_id), id) && streq(strempty(error_module), strempty(module));
 }
 
 /* The error of an item among those of the answer, by its ids; borrowed, or NULL. */
 static struct json_object *find_error(struct json_object *errors, struct json_object *item) {
-        const char *id = NULL, *module = NULL;
-
-        (void) json_get_string(item, "id", &id, NULL); /* checked when it was read */
-        (void) json_get_string(item, "moduleId", &module, NULL);
-        for (size_t i = 0; errors && i < json_object_array_length(errors); i++) {
-                struct json_object *e = json_object_array_get_idx(errors, i);
-                const char *error_id = NULL, *error_module = NULL;
-
-                if (!json_object_is_type(e, json_type_object))
-                        continue;
-                (void) json_get_string(e, "deviceId", &error_id, NULL); /* absent is absent */
-                (void) json_get_string(e, "moduleId", &error_module, NULL);
-                if (streq(strempty(error_id), id) &&
-                    streq(strempty(error_module), strempty(module)))
-                        return e;
-        }
+        for (size_t i = 0; errors && i < json_object_array_length(errors); i++)
+                if (is_error_of(json_object_array_get_idx(errors, i), item))
+                        return json_object_array_get_idx(errors, i);
         return NULL;
-}
-
-/* A name or, in old answers, a number. */
-static const HubErrorRule *error_rule(struct json_object *error) {
-        const char *name = NULL;
-        uint64_t code = 0;
-
-        if (json_get_u64(error, "errorCode", &code) > 0)
-                return hub_error_find((unsigned) MIN(code, (uint64_t) 999999), NULL);
-        (void) json_get_string(error, "errorCode", &name, NULL); /* absent is absent */
-        return hub_error_find(0, name);
 }
 
 static int add_to(struct json_object **list, struct json_object *item) {
@@ -166,24 +214,18 @@ static int add_to(struct json_object **list, struct json_object *item) {
         return 0;
 }
 
-/* What was to be deleted is not there. A hub that takes the call and speaks of the login at a module means
- * that the module's device is missing. */
-static bool is_gone(const HubErrorRule *rule, struct json_object *item) {
-        const char *module;
-
-        if (!rule)
-                return false;
-        return rule->exit_code == EXIT_NOT_FOUND ||
-               (rule->code == 401002 && json_get_string(item, "moduleId", &module, NULL) > 0);
-}
-
 static void settle_error(Import *im, struct json_object *item, struct json_object *error) {
-        const HubErrorRule *rule = error_rule(error);
-        const char *status = NULL, *mode = NULL;
-        char reason[512];
+        _cleanup_(hub_error_done) HubError e = {};
+        _cleanup_free_ char *reason = NULL;
+        const char *mode = NULL;
 
+        if (hub_error_parse_item(error, &e) < 0 || hub_error_format(&e, &reason) < 0) {
+                im->exit_code = say_out_of_memory();
+                keep_failure(im, item, NULL, "the hub refuses it");
+                return;
+        }
         (void) json_get_string(item, "importMode", &mode, NULL); /* ours */
-        if (rule && rule->exit_code == EXIT_EXISTS && streq(strempty(mode), "create")) {
+        if (e.rule->exit_code == EXIT_EXISTS && streq(strempty(mode), "create")) {
                 if (!im->update_existing)
                         im->n_already++;
                 else if (json_add_string(item, "importMode", "update") < 0 ||
@@ -191,19 +233,31 @@ static void settle_error(Import *im, struct json_object *item, struct json_objec
                         im->exit_code = say_out_of_memory();
                 return;
         }
-        if (is_gone(rule, item) && startswith(strempty(mode), "delete")) {
+        if (e.rule->exit_code == EXIT_NOT_FOUND && startswith(strempty(mode), "delete")) {
                 im->n_already++;
                 return;
         }
-        (void) json_get_string(error, "errorStatus", &status, NULL); /* absent is absent */
-        snprintf(reason, sizeof(reason), "%s%s%s", rule ? rule->meaning : "the hub refuses it",
-                 status && *status ? ": " : "", strempty(status));
-        keep_failure(im, item, reason);
+        keep_failure(im, item, e.rule, reason);
+}
+
+/* Errors that name no item of the call: any that has none may be meant. */
+static bool errors_are_unclear(struct json_object *errors, struct json_object *items) {
+        for (size_t i = 0; errors && i < json_object_array_length(errors); i++) {
+                struct json_object *error = json_object_array_get_idx(errors, i);
+                size_t k = 0;
+
+                while (k < json_object_array_length(items) &&
+                       !is_error_of(error, json_object_array_get_idx(items, k)))
+                        k++;
+                if (k == json_object_array_length(items))
+                        return true;
+        }
+        return false;
 }
 
 static void settle(Import *im, struct json_object *items, int exit_code, const RegistryAnswer *a) {
         struct json_object *errors = NULL;
-        size_t n_matched = 0;
+        bool unclear;
         char reason[64];
 
         if (exit_code != EX_OK && a->status == 400 && json_object_is_type(a->body, json_type_object) &&
@@ -212,21 +266,26 @@ static void settle(Import *im, struct json_object *items, int exit_code, const R
         if (exit_code != EX_OK && !errors) {
                 /* All of it: whether the call was done is not known, and it can be made again. */
                 im->exit_code = exit_code;
-                snprintf(reason, sizeof(reason), "the call failed (HTTP %ld)", a->status);
+                if (a->status > 0)
+                        snprintf(reason, sizeof(reason), "the call failed (HTTP %ld)", a->status);
+                else
+                        snprintf(reason, sizeof(reason), "no answer came: it may be done or not");
         }
+        unclear = errors_are_unclear(errors, items);
         for (size_t i = 0; i < json_object_array_length(items); i++) {
                 struct json_object *item = json_object_array_get_idx(items, i);
                 struct json_object *error = find_error(errors, item);
 
                 if (exit_code != EX_OK && !errors)
-                        keep_failure(im, item, reason);
-                else if (error) {
+                        keep_failure(im, item, NULL, reason);
+                else if (error)
                         settle_error(im, item, error);
-                        n_matched++;
-                } else
+                else if (unclear)
+                        keep_failure(im, item, NULL, "the hub refused some of its call and did not say which");
+                else
                         im->n_done++;
         }
-        if (errors && json_object_array_length(errors) > 0 && n_matched == 0) {
+        if (unclear) {
                 say_error("The hub refused some of a call and did not say which: %s",
                           json_object_to_json_string_ext(errors, JSON_C_TO_STRING_PLAIN));
                 im->exit_code = EX_PROTOCOL;
@@ -246,7 +305,7 @@ static void on_done(int exit_code, const RegistryAnswer *a, void *userdata) {
         free(c);
 }
 
-/* Sends *list, which is taken. */
+/* Sends *list, which is taken if that begins. */
 static int start_call(Import *im, struct json_object **list) {
         Call *c = malloc(sizeof(*c));
         RegistryRequest q = {
@@ -260,14 +319,12 @@ static int start_call(Import *im, struct json_object **list) {
 
         if (!c)
                 return say_out_of_memory();
-        *c = (Call){ im, TAKE_PTR(*list), NULL };
         r = registry_client_start(im->session.client, &q, on_done, c);
         if (r != EX_OK) {
-                json_object_put(c->items);
                 free(c);
                 return r;
         }
-        c->next = im->calls;
+        *c = (Call){ im, TAKE_PTR(*list), im->calls };
         im->calls = c;
         im->n_running++;
         return EX_OK;
@@ -306,8 +363,50 @@ static int send_batches(Import *im, bool all) {
 
 static void tell_bad_line(Import *im, const char *why) {
         im->n_failed++;
+        im->n_bad++;
+        if (im->n_bad > BAD_LINES_TOLD_MAX + 1)
+                return;
         progress_end(&im->progress);
-        say_error("line %" PRIu64 ": %s", im->reader.line, why);
+        if (im->n_bad > BAD_LINES_TOLD_MAX)
+                say_error("More lines cannot be read: all are in %s", im->failures.path);
+        else
+                say_error("line %" PRIu64 ": %s", im->reader.line, why);
+}
+
+/* As it came, to be put right and given again. */
+static void keep_bad_line(Import *im, const char *why, const char *line, size_t n) {
+        tell_bad_line(im, why);
+        keep_part(im, line, n);
+        keep_end_of_line(im);
+}
+
+/* A line that is too long comes in pieces: the end of a call must not write between them. */
+static void on_too_long(const char *data, size_t n, void *userdata) {
+        Import *im = userdata;
+
+        wait_for_room(im, 1);
+        keep_part(im, data, n);
+}
+
+/* The input's own, with a column for the reason. */
+static int begin_csv(Import *im, const char *line, size_t n) {
+        const bool carriage_return = n > 0 && line[n - 1] == '\r';
+        Buffer *header = &im->failures.header;
+        const char *why = "";
+        int r;
+
+        r = csv_columns_parse(line, n, &im->columns, &why);
+        if (r < 0) {
+                say_error("line %" PRIu64 ": %s", im->reader.line, why);
+                return im->exit_code = EX_DATAERR;
+        }
+        im->failed_columns = im->columns;
+        r = buffer_append(header, line, n - carriage_return);
+        if (r >= 0)
+                r = csv_columns_add_error(&im->failed_columns, header);
+        if (r >= 0)
+                r = buffer_append_string(header, carriage_return ? "\r\n" : "\n");
+        return r < 0 ? say_out_of_memory() : EX_OK;
 }
 
 static int parse_line(Import *im, const char *line, size_t n, struct json_object **ret) {
@@ -321,19 +420,13 @@ static int parse_line(Import *im, const char *line, size_t n, struct json_object
                 while (p < line + n && (*p == ' ' || *p == '\t'))
                         p++;
                 im->csv = p < line + n && *p != '{';
-                if (im->csv) {
-                        r = csv_columns_parse(line, n, &im->columns, &why);
-                        if (r < 0) {
-                                say_error("line %" PRIu64 ": %s", im->reader.line, why);
-                                return im->exit_code = EX_DATAERR;
-                        }
-                        return EX_OK;
-                }
+                if (im->csv)
+                        return begin_csv(im, line, n);
         }
         r = im->csv ? csv_record_parse(&im->columns, line, n, ret, &why) :
                       json_record_parse(line, n, ret, &why);
         if (r == -EINVAL)
-                tell_bad_line(im, why);
+                keep_bad_line(im, why, line, n);
         return r == -ENOMEM ? say_out_of_memory() : EX_OK;
 }
 
@@ -389,21 +482,36 @@ static void wait_for_input(Import *im) {
         }
 }
 
+/* A line that is being kept in pieces is kept whole where the rest of it is at hand. */
+static bool goes_on(const Import *im) {
+        return !stopped(im) || (im->exit_code == EX_OK && im->regular && im->reader.too_long);
+}
+
+/* What a stop left of the input, as far as it is in memory. */
+static int take_rest(Import *im, const char *p, size_t left) {
+        const LineReader *reader = &im->reader;
+        int r = 0;
+
+        if (!reader->handed_out && !reader->too_long)
+                r = buffer_append(&im->rest, reader->partial.data, reader->partial.size);
+        if (r >= 0)
+                r = buffer_append(&im->rest, p, left);
+        return r < 0 ? say_out_of_memory() : EX_OK;
+}
+
 static int read_lines(Import *im) {
         _cleanup_free_ char *block = malloc(65536);
-        const char *line;
-        size_t size;
+        const char *line, *p = block;
+        size_t size, left = 0;
         int r = EX_OK, k;
 
         if (!block)
                 return say_out_of_memory();
-        while (r == EX_OK && !stopped(im)) {
-                const char *p = block;
-                size_t left;
+        while (r == EX_OK && !im->at_end && goes_on(im)) {
                 ssize_t n;
 
                 wait_for_input(im);
-                if (stopped(im))
+                if (!goes_on(im))
                         break;
                 n = read(im->fd, block, 65536);
 
@@ -413,20 +521,22 @@ static int read_lines(Import *im) {
                         say_error("Cannot read the input: %m");
                         return EX_IOERR;
                 }
+                im->at_end = n == 0;
+                p = block;
                 left = (size_t) n;
-                while (r == EX_OK && !stopped(im) &&
+                while (r == EX_OK && goes_on(im) &&
                        (k = n > 0 ? line_reader_next(&im->reader, &p, &left, &line, &size) :
                                     line_reader_finish(&im->reader, &line, &size)) != 0) {
-                        if (k == -EMSGSIZE)
+                        if (k == -EMSGSIZE) {
                                 tell_bad_line(im, "it is longer than 256 KiB");
-                        else
+                                keep_end_of_line(im);
+                        } else
                                 r = k < 0 ? say_out_of_memory() : take_line(im, line, size);
                 }
-                if (n == 0)
-                        break;
         }
+        k = take_rest(im, p, left);
         explicit_bzero(block, 65536);
-        return r;
+        return r != EX_OK ? r : k;
 }
 
 /* What is left, again and again: updates of what was there come behind. */
@@ -447,7 +557,65 @@ static void keep_unsent(Import *im) {
 
         for (size_t i = 0; i < ELEMENTSOF(lists); i++)
                 for (size_t k = 0; lists[i] && k < json_object_array_length(lists[i]); k++)
-                        keep_failure(im, json_object_array_get_idx(lists[i], k), "not sent");
+                        keep_item(im, json_object_array_get_idx(lists[i], k), "not sent");
+        for (size_t i = 0; i < ELEMENTSOF(lists); i++)
+                im->n_not_sent += lists[i] ? json_object_array_length(lists[i]) : 0;
+}
+
+static void keep_rest_part(Import *im, const char *data, size_t n) {
+        if (n == 0)
+                return;
+        for (const char *p = data; (p = memchr(p, '\n', (size_t) (data + n - p))); p++)
+                im->n_not_sent++;
+        keep_part(im, data, n);
+        im->failures.within_line = data[n - 1] != '\n';
+}
+
+/* What was not read, behind all that was, so that modules stay behind their devices. */
+static void keep_unread(Import *im) {
+        _cleanup_free_ char *block = malloc(65536);
+        const char *end;
+        ssize_t n;
+
+        keep_end_of_line(im); /* a line that was too long and whose end never came */
+        if (im->n_items + im->n_bad == 0)
+                return; /* the whole input is as it was */
+        if (!im->regular && !im->at_end) {
+                /* Half a line could be read as one that is whole. */
+                end = im->rest.size > 0 ? memrchr(im->rest.data, '\n', im->rest.size) : NULL;
+                im->rest.size = end ? (size_t) (end + 1 - (const char *) im->rest.data) : 0;
+        }
+        keep_rest_part(im, (const char *) im->rest.data, im->rest.size);
+        while (block && im->regular && !im->at_end && im->exit_code != EX_IOERR &&
+               (n = read(im->fd, block, 65536)) != 0) {
+                if (n > 0)
+                        keep_rest_part(im, block, (size_t) n);
+                else if (errno != EINTR) {
+                        say_error("Cannot read the input: %m");
+                        im->exit_code = EX_IOERR;
+                }
+        }
+        if (block)
+                explicit_bzero(block, 65536);
+        if (im->failures.within_line)
+                im->n_not_sent++;
+        keep_end_of_line(im);
+}
+
+/* The file of failures takes its place, or goes where nothing has failed. */
+static void finish_failures(Import *im) {
+        const bool all_read = im->at_end || im->regular;
+        const bool good = im->at_end && !stopped(im) && im->reader.line > 0;
+        int r;
+
+        r = failures_file_finish(&im->failures, good     ? FAILURES_REMOVE :
+                                                all_read ? FAILURES_REPLACE :
+                                                           FAILURES_BACK_UP);
+        if (r >= 0)
+                return;
+        cannot_write(im, r);
+        if (im->failures.temporary)
+                say_error("What could be written is in %s", im->failures.temporary);
 }
 
 static int report(Import *im) {
@@ -455,24 +623,30 @@ static int report(Import *im) {
         char span[FORMAT_TIMESPAN_MAX];
 
         progress_end(&im->progress);
-        if (im->failed && (fflush(im->failed) != 0 || ferror(im->failed))) {
-                say_error("Cannot write %s: %m", im->failed_path);
-                im->exit_code = EX_IOERR;
-        }
+        finish_failures(im);
         if (im->globals->json)
                 printf("{\"done\":%" PRIu64 ",\"already\":%" PRIu64 ",\"failed\":%" PRIu64
-                       ",\"durationUSec\":%" PRIu64 "}\n",
-                       im->n_done, im->n_already, im->n_failed, span_usec);
+                       ",\"unreadable\":%" PRIu64 ",\"notSent\":%" PRIu64 ",\"durationUSec\":%" PRIu64 "}\n",
+                       im->n_done, im->n_already, im->n_failed, im->n_bad, im->n_not_sent, span_usec);
         else
                 printf("%" PRIu64 " done, %" PRIu64 " were so already, %" PRIu64 " failed, in %s\n",
                        im->n_done, im->n_already, im->n_failed,
                        format_timespan(span, sizeof(span), span_usec));
+        (void) fflush(stdout); /* a signal that came ends the process; else finish_output() tells */
         if (im->reader.line == 0 && im->exit_code == EX_OK)
                 say_error("The input is empty");
-        if (im->failed)
-                say_error("What failed is in %s, to be given to import again", im->failed_path);
+        if (im->n_bad > 0)
+                say_error("%" PRIu64 " bad line%s", im->n_bad, im->n_bad == 1 ? "" : "s");
+        if (im->failures.stream && im->failures.error == 0)
+                say_error("%s in %s, to be given to import again",
+                          im->n_failed == 0     ? "What was not sent is" :
+                          im->n_not_sent == 0 ? "What failed is" :
+                                                "What failed and what was not sent are",
+                          im->failures.path);
         if (stopped(im))
-                say_error("Stopped; giving the whole input again does no harm");
+                say_error("Stopped; giving the whole input again does no harm%s",
+                          im->at_end || im->regular ? "" :
+                                                      "; only that has what was not read of standard input");
         if (im->exit_code != EX_OK)
                 return im->exit_code;
         return im->n_failed > 0 ? EX_DATAERR : EX_OK;
@@ -512,25 +686,33 @@ static int choose_mode(const ImportSettings *s, Import *im) {
 
 static int open_input(const ImportSettings *s, const char *path, Import *im) {
         const bool standard_input = !path || streq(path, "-");
+        _cleanup_free_ char *failed_path = NULL;
         struct stat input, failed;
+        int r;
 
         im->fd = standard_input ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC);
         if (im->fd < 0) {
                 say_error("Cannot read %s: %m", path);
                 return EX_NOINPUT;
         }
-        if (s->failed_path)
-                im->failed_path = strdup(s->failed_path);
-        else if (asprintf(&im->failed_path, "%s.failed", standard_input ? "import" : path) < 0)
-                im->failed_path = NULL;
-        if (!im->failed_path)
+        r = s->failed_path ? copy_string(&failed_path, s->failed_path) :
+                             format_string(&failed_path, "%s.failed", standard_input ? "import" : path);
+        if (r < 0)
                 return say_out_of_memory();
-        /* The first failure would empty it before it is read. */
-        if (fstat(im->fd, &input) == 0 && stat(im->failed_path, &failed) == 0 &&
-            input.st_dev == failed.st_dev && input.st_ino == failed.st_ino) {
-                say_error("%s is read and cannot take what fails as well: name another file with --failed",
-                          im->failed_path);
-                return EX_USAGE;
+        if (fstat(im->fd, &input) == 0) {
+                im->regular = S_ISREG(input.st_mode);
+                /* What was given must still be there when something goes wrong. */
+                if (im->regular && stat(failed_path, &failed) == 0 && input.st_dev == failed.st_dev &&
+                    input.st_ino == failed.st_ino) {
+                        say_error("%s is read and cannot take what fails as well: name another file with --failed",
+                                  failed_path);
+                        return EX_USAGE;
+                }
+        }
+        r = failures_file_init(&im->failures, failed_path);
+        if (r < 0) {
+                say_error("--failed: %s: %s", failed_path, strerror(-r));
+                return EX_CANTCREAT;
         }
         return EX_OK;
 }
@@ -541,9 +723,10 @@ static void import_done(Import *im) {
         line_reader_done(&im->reader);
         json_object_put(im->batch);
         json_object_put(im->again);
-        if (im->failed)
-                (void) fclose(im->failed); /* report() has flushed it */
-        free(im->failed_path);
+        if (im->rest.data)
+                explicit_bzero(im->rest.data, im->rest.size); /* it may hold keys */
+        buffer_done(&im->rest);
+        failures_file_done(&im->failures);
         hub_session_done(&im->session);
 }
 
@@ -551,10 +734,12 @@ static int cmd_import(const Verb *verb, Globals *g, int argc, char **argv) {
         ImportSettings s = { .mode = "create", .n_calls = CALLS_DEFAULT };
         _cleanup_(import_done) Import im = {
                 .settings = &s, .globals = g, .fd = -EBADF,
-                .reader = { .mode = LINE_MODE_NEWLINE, .bytes_max = LINE_BYTES_MAX },
+                .reader = { .mode = LINE_MODE_NEWLINE, .bytes_max = LINE_BYTES_MAX,
+                            .on_too_long = on_too_long },
         };
         int r;
 
+        im.reader.userdata = &im;
         r = verb_parse(verb, g, &s, &argc, &argv);
         if (r <= 0)
                 return verb_parse_exit_code(r);
@@ -578,6 +763,7 @@ static int cmd_import(const Verb *verb, Globals *g, int argc, char **argv) {
         if (r != EX_OK)
                 im.exit_code = r;
         keep_unsent(&im);
+        keep_unread(&im);
         r = report(&im);
         transfer_signal_end();
         return r;

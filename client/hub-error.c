@@ -5,6 +5,7 @@
 #include "lib/hub-code.h"
 #include "lib/json-util.h"
 #include "lib/parse-util.h"
+#include "lib/string-util.h"
 #include "client/output.h"
 
 #define BODY_DEPTH_MAX 16
@@ -387,6 +388,15 @@ static int read_raw(const char *body, size_t n, HubError *e) {
         return set(&e->text, body, n);
 }
 
+static void find_rule(HubError *e, const HubErrorRule *otherwise) {
+        e->rule = e->code != 0 ? hub_error_find(e->code, NULL) : NULL;
+        if (!e->rule && e->name)
+                e->rule = hub_error_find(0, e->name);
+        e->known = e->rule;
+        if (!e->rule)
+                e->rule = otherwise;
+}
+
 int hub_error_parse(long status, const char *header, const char *body, size_t n, HubError *ret) {
         _cleanup_json_ struct json_object *o = parse_object(body, n);
         HubError e = {};
@@ -404,14 +414,45 @@ int hub_error_parse(long status, const char *header, const char *body, size_t n,
         if (r >= 0 && o)
                 r = read_coded(o, &e);
 
-        e.rule = e.code != 0 ? hub_error_find(e.code, NULL) : NULL;
-        if (!e.rule && e.name)
-                e.rule = hub_error_find(0, e.name);
-        e.known = e.rule;
-        if (!e.rule)
-                e.rule = hub_error_of_status(status);
+        find_rule(&e, hub_error_of_status(status));
         *ret = e;
         return r;
+}
+
+int hub_error_parse_item(struct json_object *item, HubError *ret) {
+        static const HubErrorRule refused = { 0, "the hub refuses it", "the hub's text tells why",
+                                              EX_DATAERR };
+        static const HubErrorRule no_device = {
+                401002, "its device is missing or disabled",
+                "create the device before its module, or enable it: iothubctl device enable",
+                EXIT_NOT_FOUND
+        };
+        const char *message;
+        HubError e = {};
+        int r;
+
+        r = read_coded(item, &e);
+        if (r >= 0 && json_get_string(item, "errorStatus", &message, NULL) > 0)
+                r = read_message(message, &e);
+        find_rule(&e, &refused);
+        /* The call was let in, so it is not the login: hubs speak of that where a module's device is missing. */
+        if (e.known && e.rule->code == no_device.code &&
+            json_get_string(item, "moduleId", &message, NULL) > 0)
+                e.rule = &no_device;
+        *ret = e;
+        return r;
+}
+
+int hub_error_format(const HubError *e, char **ret) {
+        const char *name = e->name ? e->name : e->known ? hub_code_to_name(e->rule->code) : NULL;
+        const unsigned number = e->known ? e->rule->code : e->code;
+        char code[16] = "";
+
+        if (number != 0)
+                snprintf(code, sizeof(code), "%u", number);
+        return format_string(ret, "%s%s%s%s%s%s%s%s", e->rule->meaning, *code || name ? " (" : "", code,
+                             *code && name ? " " : "", strempty(name), *code || name ? ")" : "",
+                             e->text ? ": " : "", strempty(e->text));
 }
 
 void hub_error_done(HubError *e) {

@@ -7,6 +7,8 @@
 
 #include "lib/macro.h"
 
+struct json_object;
+
 typedef struct HubErrorRule {
         unsigned code;       /* as in hub-code.h */
         const char *meaning; /* ends no sentence */
@@ -27,6 +29,13 @@ typedef struct HubError {
  * what is not understood is absent. 0 or -ENOMEM. hub_error_done() is needed in either case. */
 int hub_error_parse(long status, const char *header, const char *body, size_t n, HubError *ret);
 void hub_error_done(HubError *e);
+
+/* One item among the errors of a bulk call: {"errorCode":NAME or number,"errorStatus":text}, either of which may be
+ * missing. As hub_error_parse(). */
+int hub_error_parse_item(struct json_object *item, HubError *ret);
+
+/* "meaning (code name): text", with what there is of it. *ret is the caller's. 0 or -ENOMEM. */
+int hub_error_format(const HubError *e, char **ret);
 
 /* By number or, where that is 0, by name in any case; NULL: not in the table. */
 const HubErrorRule *hub_error_find(unsigned code, const char *name);

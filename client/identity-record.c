@@ -32,6 +32,7 @@ enum {
         COLUMN_SECONDARY_THUMBPRINT,
         COLUMN_IOT_EDGE,
         _COLUMN_MAX,
+        COLUMN_IMPORT_ERROR = _COLUMN_MAX, /* written behind what failed, and not read */
 };
 
 /* RFC 4180 without line breaks inside fields: quotes are doubled. 1: a field, 0: no more, -EINVAL. */
@@ -82,7 +83,7 @@ int csv_columns_parse(const char *line, size_t n, CsvColumns *ret, const char **
         const char *p = line, *end = line + without_carriage_return(line, n);
         char buf[FIELD_BYTES_MAX + 1];
         CsvColumns c = {};
-        bool more = true, has_id = false;
+        bool more = true, named[_COLUMN_MAX + 1] = {};
         size_t size;
         int r;
 
@@ -93,17 +94,29 @@ int csv_columns_parse(const char *line, size_t n, CsvColumns *ret, const char **
 
                 for (column = 0; record_columns[column] && !streq(buf, record_columns[column]);)
                         column++;
-                *reterr_text = "the first line must name the columns, such as id,primaryKey,secondaryKey";
-                if (!record_columns[column] || c.n >= ELEMENTSOF(c.columns))
+                *reterr_text = "the first line must name the columns, "
+                               "such as id,primaryKey,secondaryKey, or be a JSON object";
+                if (!record_columns[column] && !streq(buf, "importError"))
                         return -EINVAL;
-                has_id = has_id || column == COLUMN_ID;
+                *reterr_text = "the first line names a column twice";
+                if (named[column])
+                        return -EINVAL;
+                named[column] = true;
                 c.columns[c.n++] = column;
         }
         *reterr_text = "the first line has no column \"id\", or a quote without its end";
-        if (r < 0 || !has_id)
+        if (r < 0 || !named[COLUMN_ID])
                 return -EINVAL;
         *ret = c;
         return 0;
+}
+
+int csv_columns_add_error(CsvColumns *c, Buffer *header) {
+        for (size_t i = 0; i < c->n; i++)
+                if (c->columns[i] == COLUMN_IMPORT_ERROR)
+                        return 0;
+        c->columns[c->n++] = COLUMN_IMPORT_ERROR; /* none is named twice: there is room */
+        return buffer_append_string(header, ",importError");
 }
 
 static int check_ids(struct json_object *item, const char **reterr_text) {
@@ -152,7 +165,7 @@ static int set_type(struct json_object *item, const char *type) {
 static int set_column(struct json_object *item, int column, const char *value) {
         struct json_object *capabilities;
 
-        if (!*value)
+        if (!*value || column == COLUMN_IMPORT_ERROR)
                 return 0;
         switch (column) {
         case COLUMN_AUTHENTICATION: return set_type(item, value);
@@ -186,6 +199,8 @@ int csv_record_parse(const CsvColumns *c, const char *line, size_t n, struct jso
                 *reterr_text = "there are more fields than columns, or a NUL byte";
                 if (i >= c->n || strlen(buf) != size)
                         return -EINVAL;
+                if (c->columns[i] == COLUMN_IMPORT_ERROR && *buf && !startswith(buf, CSV_ERROR_PREFIX))
+                        return -EINVAL;
                 if (set_column(item, c->columns[i++], buf) < 0)
                         return -ENOMEM;
         }
@@ -194,7 +209,7 @@ int csv_record_parse(const CsvColumns *c, const char *line, size_t n, struct jso
         if (r < 0)
                 return r;
         *reterr_text = "there are fewer fields than columns";
-        if (i != c->n)
+        if (i + (c->columns[c->n - 1] == COLUMN_IMPORT_ERROR) < c->n)
                 return -EINVAL;
         r = check_ids(item, reterr_text);
         if (r < 0)
@@ -284,15 +299,17 @@ static const char *column_text(struct json_object *item, int column) {
                         return NULL;
                 (void) json_get_bool(capabilities, "iotEdge", &edge); /* absent is "false" */
                 return edge ? "true" : "false";
+        case COLUMN_IMPORT_ERROR: return text_of(item, "importError");
         default: return text_of(item, record_columns[column]);
         }
 }
 
-int csv_record_format(struct json_object *item, Buffer *out) {
+int csv_record_format(const CsvColumns *c, struct json_object *item, Buffer *out) {
+        const size_t n = c ? c->n : _COLUMN_MAX;
         int r = 0;
 
-        for (int column = 0; r >= 0 && column < _COLUMN_MAX; column++)
-                r = append_field(out, column_text(item, column), column == 0);
+        for (size_t i = 0; r >= 0 && i < n; i++)
+                r = append_field(out, column_text(item, c ? c->columns[i] : (int) i), i == 0);
         return r < 0 ? r : buffer_append_string(out, "\n");
 }
 

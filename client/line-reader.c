@@ -18,15 +18,21 @@ static int end_of_line(LineReader *r, const char *line, size_t size, const char 
         return 1;
 }
 
+static void skip(LineReader *r, const char *data, size_t n) {
+        if (r->on_too_long && n > 0)
+                r->on_too_long(data, n, r->userdata);
+}
+
 static int keep_partial(LineReader *r, const char *data, size_t n) {
-        if (r->too_long)
-                return 0;
-        if (n > r->bytes_max - r->partial.size) {
+        if (!r->too_long && n > r->bytes_max - r->partial.size) {
                 r->too_long = true;
+                skip(r, (const char *) r->partial.data, r->partial.size);
                 r->partial.size = 0;
-                return 0;
         }
-        return buffer_append(&r->partial, data, n);
+        if (!r->too_long)
+                return buffer_append(&r->partial, data, n);
+        skip(r, data, n);
+        return 0;
 }
 
 int line_reader_next(LineReader *r, const char **data, size_t *size, const char **ret_line,

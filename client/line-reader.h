@@ -21,6 +21,10 @@ typedef struct LineReader {
         LineMode mode;
         size_t bytes_max; /* of one line without its end; longer ones are skipped, not kept */
 
+        /* Gets all bytes of a line that is skipped, without its end, in pieces; may be NULL. */
+        void (*on_too_long)(const char *data, size_t n, void *userdata);
+        void *userdata;
+
         Buffer partial;   /* of a line whose end has not come yet */
         bool handed_out;  /* partial is what the last call returned */
         bool too_long;    /* the line under way passed bytes_max */

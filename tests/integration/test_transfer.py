@@ -28,6 +28,11 @@ def lines_of(path):
         return [json.loads(line) for line in f]
 
 
+def text_of(path):
+    with open(path, encoding="utf-8", newline="") as f:
+        return f.read()
+
+
 def ids(hub):
     return [json.loads(line)["deviceId"] for line in hub.ctl("device", "list", "--json").stdout.splitlines()]
 
@@ -158,7 +163,7 @@ def failures_are_told_kept_and_given_again(folder):
         r = hub.ctl("device", "import", path, check=False)
         assert r.returncode == EX_DATAERR and r.stdout.startswith("5 done, 1 were so already, 3 failed"), r
         assert "line 8:" in r.stderr and "line 9:" in r.stderr and "bad: " in r.stderr, r
-        failed = lines_of(path + ".failed")
+        failed = [json.loads(line) for line in text_of(path + ".failed").splitlines() if "importError" in line]
         assert [f["id"] for f in failed] == ["bad"] and "key length" in failed[0]["importError"], failed
         assert os.stat(path + ".failed").st_mode & 0o777 == 0o600
         del failed[0]["authentication"]
@@ -168,6 +173,104 @@ def failures_are_told_kept_and_given_again(folder):
         r = hub.ctl("device", "import", path, "--mode", "delete", check=False)
         r = hub.ctl("device", "import", path, "--mode", "delete", check=False)
         assert "0 done, 6 were so already" in r.stdout, r
+
+
+@test
+def lines_that_cannot_be_read_are_kept_as_they_were(folder):
+    long = '{"id":"' + "x" * 600_000 + '"}'  # comes in many pieces
+    bad = ["nonsense", ' {"id":"a b"} ', '{"id":', long, '{"id":"no","moduleId":""}']
+    path = write(folder, "in.jsonl", "\n".join(['{"id":"d1"}'] + bad + ['{"id":"d2"}']) + "\n")
+    with Hub(folder) as hub:
+        r = hub.ctl("device", "import", path, check=False)
+        assert r.returncode == EX_DATAERR and r.stdout.startswith("2 done, 0 were so already, 5 failed"), r
+        assert "5 bad lines" in r.stderr, r
+        assert text_of(path + ".failed") == "\n".join(bad) + "\n"
+        # A column is added for the reasons; what is given again need not have it.
+        table = write(folder, "in.csv", 'id,authentication\r\nc1,\r\n"c2\r\nc3,sas,x\r\nc4,wrong\r\nc5,\r\n')
+        r = hub.ctl("device", "import", table, check=False)
+        assert r.returncode == EX_DATAERR and r.stdout.startswith("2 done, 0 were so already, 3 failed"), r
+        kept = text_of(table + ".failed")
+        assert kept.startswith('id,authentication,importError\r\n"c2\r\nc3,sas,x\r\nc4,wrong,'), kept
+        r = hub.ctl("device", "import", table + ".failed", "--failed", table + ".failed2", check=False)
+        assert r.stdout.startswith("0 done, 0 were so already, 3 failed") and text_of(table + ".failed2") == kept, r
+        again = write(folder, "again.csv", kept.replace('"c2', "c2,").replace("c3,sas,x", "c3,sas").replace("c4,wrong,", "c4,sas,"))
+        r = hub.ctl("device", "import", again)
+        assert r.returncode == 0 and ids(hub) == ["c1", "c2", "c3", "c4", "c5", "d1", "d2"], r
+
+
+@test
+def of_many_bad_lines_the_first_are_told(folder):
+    bad = [f"bad {n}" for n in range(5000)]
+    path = write(folder, "in", "\n".join(['{"id":"d1"}'] + bad + [json.dumps({"id": "d2", "authentication": 5})]) + "\n")
+    with Hub(folder) as hub:
+        r = hub.ctl("device", "import", path, check=False)
+        assert r.stdout.startswith("1 done, 0 were so already, 5001 failed"), r.stdout
+        told = r.stderr.splitlines()
+        assert [t for t in told if ": line " in t] == [f"iothubctl: line {n}: it is no JSON object" for n in range(2, 22)], told[:30]
+        assert len(told) < 30 and "5000 bad lines" in r.stderr and path + ".failed" in r.stderr, told
+        assert "d2: a value is not allowed" in r.stderr  # bad lines do not use up what is told of others
+        assert text_of(path + ".failed").splitlines()[:5000] == bad
+
+
+@test
+def the_file_of_failures_is_of_the_last_import(folder):
+    bad = '{"id":"d1"}\nnonsense\n'
+    path = write(folder, "in", bad)
+    failed = path + ".failed"
+    with Hub(folder) as hub:
+        assert hub.ctl("device", "import", path, check=False).returncode == EX_DATAERR and text_of(failed) == "nonsense\n"
+        os.symlink(failed, link := os.path.join(folder, "link"))
+        for named in (failed, link):
+            write(folder, "in.failed", '{"id":"old"}\n')
+            # Nothing was read: nothing is known of what has failed.
+            hub.ctl("device", "import", "--failed", named, input="", check=False)
+            assert text_of(failed) == '{"id":"old"}\n'
+            assert hub.ctl("device", "import", "--failed", named, input=bad, check=False).returncode == EX_DATAERR
+            assert text_of(failed) == "nonsense\n" and os.path.islink(link)
+            r = hub.ctl("device", "import", write(folder, "in", '{"id":"d1"}\n'), "--failed", named)
+            assert r.stdout.startswith("0 done, 1 were so already, 0 failed") and not os.path.exists(failed), r
+        # What was read to its end and failed nowhere stays: it is the user's.
+        write(folder, "in.failed", '{"id":"d3"}\n')
+        assert hub.ctl("device", "import", failed).returncode == 0 and os.path.exists(failed)
+        assert hub.ctl("device", "import", "--failed", "/dev/null", input=bad, check=False).returncode == EX_DATAERR
+        assert not os.path.isfile("/dev/null")
+        r = hub.ctl("device", "import", "--failed", "/dev/full", input=bad, check=False)
+        assert r.returncode == 74 and "/dev/full" in r.stderr, r
+        assert sorted(n for n in os.listdir(folder) if n.startswith("in")) == ["in", "in.failed"]
+
+
+@test
+def a_refused_item_is_told_with_its_code_and_what_to_do(folder):
+    with Hub(folder) as hub:
+        hub.ctl("device", "create", "d1")
+        path = write(folder, "in", '{"id":"none","moduleId":"m"}\n{"id":"none","moduleId":"n"}\n')
+        r = hub.ctl("device", "import", path, check=False)
+        assert "none/m: its device is missing or disabled (401002 IotHubUnauthorizedAccess)" in r.stderr, r
+        assert r.stderr.count("What to do: create the device") == 1 and "login" not in r.stderr, r
+        assert "(401002 IotHubUnauthorizedAccess)" in lines_of(path + ".failed")[0]["importError"]
+        r = hub.ctl("device", "import", "--mode", "update", "--if-match", "--failed", path + ".failed",
+                    input='{"id":"d1","eTag":"MQ=="}\n', check=False)
+        assert "d1: it was changed meanwhile (412001 PreconditionFailed): Precondition failed" in r.stderr, r
+        assert "existingVersion:0" not in r.stderr and "newVersion:1" in r.stderr and "What to do: look at it again" in r.stderr, r
+        r = hub.ctl("device", "import", "--mode", "update-twin", "--if-match", "--failed", path + ".failed",
+                    input='{"id":"d1","twinETag":"AAAAAAAAAAk=","tags":{"a":1}}\n', check=False)
+        assert "(412001 PreconditionFailed): ETag mismatch" in r.stderr, r
+        one = write(folder, "one", '{"id":"d2"}\n')
+        for error, said in (
+            ({"deviceId": "d2", "errorStatus": "Unauthorized"}, ["d2: the hub refuses it: Unauthorized"]),
+            ({"deviceId": "d2", "errorCode": 413002, "errorStatus": ""}, ["d2: the hub's registry is full (413002 TooManyDevices)", "delete devices"]),
+            ({"deviceId": "d2", "errorStatus": "ErrorCode:DeviceNotFound;d2"}, ["d2: device not found (404001 DeviceNotFound): d2", "list"]),
+            ({"deviceId": "d2", "errorCode": "Strange", "errorStatus": "x" * 5000}, ["d2: the hub refuses it (Strange): x"]),
+        ):
+            body = json.dumps({"isSuccessful": False, "errors": [error], "warnings": []}).encode()
+            r, _ = against(hub, [(400, {}, body)], "device", "import", one)
+            assert r.returncode == EX_DATAERR and all(s in r.stderr for s in said), (error, r)
+            assert [f["id"] for f in lines_of(one + ".failed")] == ["d2"]
+        # Who is meant is not known: none counts as done.
+        body = json.dumps({"isSuccessful": False, "errors": [{"errorStatus": "no"}], "warnings": []}).encode()
+        r, _ = against(hub, [(400, {}, body)], "device", "import", one)
+        assert r.returncode == 76 and r.stdout.startswith("0 done, 0 were so already, 1 failed"), r
+        assert [f["id"] for f in lines_of(one + ".failed")] == ["d2"]
 
 
 @test
@@ -246,10 +349,57 @@ def an_interrupted_import_is_given_again_without_harm(folder):
         with Service(hub) as service:
             wait_until(lambda: service.good("GET", "/statistics/devices")["totalDeviceCount"] >= 200, "two calls are done")
         process.send_signal(signal.SIGINT)
+        process.wait(timeout=DEADLINE_SEC)  # its input has no end yet
         _, said = process.communicate(timeout=DEADLINE_SEC)
         assert process.returncode == -signal.SIGINT and "Stopped" in said, (process.returncode, said)
+        assert "not read of standard input" in said, said
+        # What was read is done or in the file.
+        assert [f["id"] for f in lines_of(os.path.join(folder, "f"))] == names[200:250]
+        hub.ctl("device", "import", os.path.join(folder, "f"))
+        assert ids(hub) == names[:250]
         r = hub.ctl("device", "import", "-", input="".join(lines))
         assert r.returncode == 0 and ids(hub) == names, r
+
+
+def stopped_import(hub, *arguments, **settings):
+    """Stops it once a first call is done and others are held up. What it printed."""
+    command = [IOTHUBCTL, "device", "import", "--calls", "1", "--json", *arguments, "--login-file", hub.login_file, "--ca-file", hub.ca_file,
+               "--https-port", str(hub.https_port)]
+    with Service(hub) as service:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **settings)
+        wait_until(lambda: service.good("GET", "/statistics/devices")["totalDeviceCount"] >= 100, "a call is done")
+        process.send_signal(signal.SIGINT)
+        out, said = process.communicate(timeout=DEADLINE_SEC)
+    assert process.returncode == -signal.SIGINT, (process.returncode, said)
+    return json.loads(out), said
+
+
+@test
+def what_a_stop_left_undone_completes_the_import(folder):
+    names = [f"d{n:05}" for n in range(20000)]
+    for form, lines in (("jsonl", [json.dumps({"id": i}) for i in names]), ("csv", ["id,status"] + [f"{i},enabled" for i in names])):
+        path = write(folder, f"in.{form}", "\n".join(lines))  # the last line has no end
+        os.mkdir(home := os.path.join(folder, form))
+        with Hub(home) as hub:
+            hub.trouble("https", "--delay", "100ms", "--calls", "bulk")
+            out, said = stopped_import(hub, path)
+            hub.trouble("clear")
+            assert out["done"] + out["notSent"] == len(names) and out["failed"] == 0 < out["notSent"], (out, said)
+            assert "What was not sent is in " + path + ".failed" in said, said
+            assert ids(hub) == names[:out["done"]]
+            r = hub.ctl("device", "import", path + ".failed")
+            assert r.stdout.startswith(f"{out['notSent']} done, 0 were so already, 0 failed") and ids(hub) == names, r
+
+
+@test
+def a_stop_does_not_lose_the_file_of_failures_that_comes_in_by_a_pipe(folder):
+    with Hub(folder) as hub:
+        text = "".join(json.dumps({"id": f"d{n:05}"}) + "\n" for n in range(20000))
+        path = write(folder, "f", text)
+        hub.trouble("https", "--delay", "100ms", "--calls", "bulk")
+        with subprocess.Popen(["cat", path], stdout=subprocess.PIPE) as cat:
+            out, _ = stopped_import(hub, "--failed", path, stdin=cat.stdout)
+        assert out["notSent"] == len(lines_of(path)) > 0 and text_of(path + "~") == text, out
 
 
 if __name__ == "__main__":

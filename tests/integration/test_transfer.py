@@ -392,6 +392,24 @@ def what_a_stop_left_undone_completes_the_import(folder):
 
 
 @test
+def a_fault_leaves_all_that_was_not_done_in_its_order(folder):
+    lines = [json.dumps({"id": f"d{n:04}"}) for n in range(5000)]
+    lines[150] = "x" * 700_000  # too long, and not in the way of what ends meanwhile
+    path = write(folder, "in", "\n".join(lines) + "\n")
+    with Hub(folder) as hub:
+        good = b'{"isSuccessful":true,"errors":[],"warnings":[]}'
+        r, requests = against(hub, [(200, {}, good), (401, {}, b"")], "device", "import", path, "--calls", "1", "--json")
+        out = json.loads(r.stdout)
+        assert r.returncode == 77 and len(requests) == 2 and out["done"] == 100 and out["unreadable"] == 1, r
+        kept = text_of(path + ".failed").splitlines()
+        assert kept.count(lines[150]) == 1
+        assert [json.loads(line)["id"] for line in kept if line != lines[150]] == [f"d{n:04}" for n in range(100, 5000) if n != 150]
+        r = hub.ctl("device", "import", path + ".failed", check=False)
+        assert r.returncode == EX_DATAERR and r.stdout.startswith("4899 done, 0 were so already, 1 failed"), r
+        assert len(ids(hub)) == 4899 and text_of(path + ".failed.failed") == lines[150] + "\n"
+
+
+@test
 def a_stop_does_not_lose_the_file_of_failures_that_comes_in_by_a_pipe(folder):
     with Hub(folder) as hub:
         text = "".join(json.dumps({"id": f"d{n:05}"}) + "\n" for n in range(20000))

@@ -44,15 +44,19 @@ static size_t secret_after_name(const char *s, size_t n_left, size_t *ret_skip) 
         return MIN(i, n_left) - begin;
 }
 
-/* s is "://": of an address with a user and a password, as of a proxy, the part before the "@". */
+/* Behind "://" or a quote, as curl writes a proxy's address: what stands before the "@", the user and the
+ * password. */
 static size_t secret_of_address(const char *s, size_t n_left, size_t *ret_skip) {
+        const size_t begin = *s == '\'' ? 1 : 3;
         size_t end = 0;
 
-        for (size_t i = 3; i < n_left && !strchr("/?#\r\n", s[i]); i++)
+        if (begin == 3 && (n_left < 3 || memcmp(s, "://", 3) != 0))
+                return 0;
+        for (size_t i = begin; i < n_left && !strchr("/?#\r\n", s[i]); i++)
                 if (s[i] == '@')
                         end = i;
-        *ret_skip = 3;
-        return end > 3 ? end - 3 : 0;
+        *ret_skip = begin;
+        return end > begin ? end - begin : 0;
 }
 
 /* A line is curl's own word or a header: there a password may hold what ends an address in JSON. */
@@ -63,7 +67,7 @@ static int strike_out(Buffer *out, const char *text, size_t n, bool line) {
         while (i < n && r >= 0) {
                 size_t skip = 0, secret = 0;
 
-                if (line && n - i > 3 && memcmp(text + i, "://", 3) == 0)
+                if (line && (text[i] == ':' || text[i] == '\''))
                         secret = secret_of_address(text + i, n - i, &skip);
                 else if (text[i] == 's' || text[i] == 'S')
                         secret = secret_after_word(text + i, text, n - i, &skip);

@@ -426,14 +426,21 @@ static const char *remedy_of(CURLcode k) {
 static int say_not_reached(const Transfer *t, CURLcode k) {
         _cleanup_(https_proxy_done) HttpsProxy proxy = {};
         const char *detail = *t->detail ? t->detail : curl_easy_strerror(k);
+        bool named;
         long connect_status = 0; /* the proxy's, and it stays 0 without */
 
         (void) curl_easy_getinfo(t->curl, CURLINFO_HTTP_CONNECTCODE, &connect_status);
         if (k == CURLE_OUT_OF_MEMORY || https_proxy_load(&proxy) < 0)
                 return say_out_of_memory();
-        if (proxy.host && (connect_status >= 300 || https_proxy_is_named(&proxy, detail)))
+        named = https_proxy_is_named(&proxy, detail);
+        if (proxy.variable && strchr(detail, '@')) /* the variable as it is, with user and password */
+                detail = curl_easy_strerror(k);
+        if (proxy.host && (connect_status >= 300 || named))
                 say_error("%s: proxy %s:%u: %s: %s; check %s in the environment, or except the hub by no_proxy",
                           t->what, proxy.host, proxy.port, stage_of(t->curl, k), detail, proxy.variable);
+        else if (proxy.variable && !proxy.host && k == CURLE_COULDNT_RESOLVE_PROXY)
+                say_error("%s: proxy: %s; check %s in the environment: it is no address of a proxy",
+                          t->what, detail, proxy.variable);
         else
                 say_error("%s: %s:%u: %s: %s%s", t->what, t->client->host, t->client->port,
                           stage_of(t->curl, k), detail, remedy_of(k));

@@ -161,6 +161,13 @@ def a_dead_proxy_is_named_and_not_the_hub(folder):
             assert f"proxy 127.0.0.1:{port}: connecting" in r.stderr and f"check {variable}" in r.stderr, r
             assert "secret" not in r.stderr and "--https-port" not in r.stderr, r
             r = hub.ctl("device", "list", env={**environment, "no_proxy": "localhost"})
+        for scheme, place in (("foo://", "127.0.0.1:1"), ("http://", "127.0.0.1:99999"), ("", "127.0.0.1:99999")):
+            # curl quotes what it does not understand, all of it.
+            for more in ((), ("--verbose",)):
+                r = hub.ctl("device", "list", *more, check=False,
+                            env={**environment, "ALL_PROXY": f"{scheme}user:secret@{place}"})
+                assert r.returncode == EX_UNAVAILABLE and "proxy" in r.stderr and "check ALL_PROXY" in r.stderr, r
+                assert "secret" not in r.stderr and "user" not in r.stderr.replace("user-agent", "").lower(), r
         with RefusingProxy(("127.0.0.1", 0), RefuseAll) as proxy:
             thread = threading.Thread(target=proxy.serve_forever)
             thread.start()

@@ -117,6 +117,8 @@ TEST(the_password_of_a_proxy_is_struck_out) {
                       "* Uses proxy env variable https_proxy == 'http://***@10.0.0.1:3128'\n");
         assert_header("Uses proxy env variable https_proxy == 'http://10.0.0.1:3128/a@b'",
                       "* Uses proxy env variable https_proxy == 'http://10.0.0.1:3128/a@b'\n");
+        assert_header("Uses proxy env variable ALL_PROXY == 'me:p@ss@10.0.0.1:3128'",
+                      "* Uses proxy env variable ALL_PROXY == '***@10.0.0.1:3128'\n");
         assert_header("proxy-authorization: Basic bWU6cHc=", "* Proxy-Authorization: ***\n");
         assert_header("x://", "* x://\n");
 }

@@ -394,6 +394,24 @@ def a_hub_that_is_killed_and_comes_back_costs_no_event(folder):
 
 
 @test
+def a_connection_or_link_that_the_hub_ends_costs_no_event(folder):
+    with hub_and_device(folder) as (hub, device):
+        with Monitor(hub, "--json") as m:
+            seen, sent = [], 0
+            for kind in ("--close", "--detach", "--close"):
+                device.send(*map(str, range(sent, sent + 20)))
+                seen += [int(m.event()["payload"]) for _ in range(20)]
+                hub.trouble("amqp", kind, "1")  # met by the next event, which is not handed out then
+                device.send(*map(str, range(sent + 20, sent + 40)))
+                seen += [int(m.event()["payload"]) for _ in range(20)]
+                sent += 40
+            assert seen == list(range(sent)), seen
+            m.wait_said("Connection lost", times=3)
+            assert m.signal() == -signal.SIGINT and f"{sent} events" in m.error_text()
+            assert not m.rest()
+
+
+@test
 def a_hub_that_is_lost_before_the_first_event_costs_none(folder):
     with hub_and_device(folder) as (hub, device):
         device.send("0")

@@ -777,6 +777,66 @@ TEST(feedback_that_was_not_accepted_comes_again) {
         close_door();
 }
 
+/* A record of feedback of its own batch; the id of a message is that of send_to(). */
+static void make_feedback(Client *c, pn_link_t *l) {
+        static usec_t later; /* than what an earlier batch was due at */
+        uint64_t purged;
+
+        later = usec_add(later, USEC_PER_MINUTE / 4);
+        ck_assert_uint_eq(outcome(c, send_to(c, l, "/devices/windmill/messages/devicebound", "full")), PN_ACCEPTED);
+        assert_ok(hub_c2d_purge(hub, "windmill", NULL, now_usec(CLOCK_REALTIME), &purged));
+        ck_assert_uint_eq(purged, 1);
+        assert_ok(hub_c2d_run_timers(hub, now_usec(CLOCK_REALTIME) + later));
+}
+
+TEST(feedback_that_was_rejected_is_gone_and_what_was_released_comes_again) {
+        static const uint64_t ends[] = { PN_RELEASED, PN_RELEASED, PN_REJECTED };
+        pn_link_t *sender, *l;
+        pn_delivery_t *d;
+        AmqpMessage m;
+        Client c;
+
+        open_door();
+        add_device("windmill");
+        open_with_key(&c);
+        sender = attach(&c, false, "s", "/messages/deviceBound");
+        make_feedback(&c, sender);
+        l = attach(&c, true, "f", "/messages/serviceBound/feedback");
+        for (size_t i = 0; i < ELEMENTSOF(ends); i++) {
+                d = receive_unsettled(&c, l, &m);
+                pn_delivery_update(d, ends[i]);
+                pn_delivery_settle(d);
+        }
+        /* Answers come in the order of what was said: had there been a batch still, it would be here. */
+        pn_link_flow(l, 1);
+        ck_assert_uint_eq(outcome(&c, send_to(&c, sender, "/devices/windmill/messages/devicebound", NULL)),
+                          PN_ACCEPTED);
+        expect_attached(&c, attach(&c, true, "again", "/messages/serviceBound/feedback"));
+        ck_assert_ptr_null(pn_link_current(l));
+        client_close(&c);
+        close_door();
+}
+
+TEST(feedback_waits_for_credit) {
+        pn_link_t *sender, *l;
+        AmqpMessage m;
+        Client c;
+
+        open_door();
+        add_device("windmill");
+        open_with_key(&c);
+        sender = attach(&c, false, "s", "/messages/deviceBound");
+        make_feedback(&c, sender);
+        l = attach(&c, true, "f", "/messages/serviceBound/feedback");
+        expect_attached(&c, l);
+        expect_attached(&c, attach(&c, true, "later", "/messages/serviceBound/feedback"));
+        ck_assert_ptr_null(pn_link_current(l));
+        m = receive(&c, l);
+        ck_assert(m.body_is_data);
+        client_close(&c);
+        close_door();
+}
+
 /* ---- trouble on request ---- */
 
 static void make_trouble(const char *json) {

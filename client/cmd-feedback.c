@@ -102,6 +102,7 @@ static void accept_printed(Reading *r) {
 static int read_feedback(Reading *r) {
         int k = 0;
 
+        accept_printed(r); /* what came with the link's attach: the next word may be long in coming */
         while (k >= 0 && !(is_finished(r) && feedback_kept(r->receiver) == 0) && !is_silent(r)) {
                 k = amqp_loop_turn(&r->loop, r->connection, silence_deadline(r));
                 if (k >= 0)

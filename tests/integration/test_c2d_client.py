@@ -175,6 +175,22 @@ def feedback_goes_on_when_the_hub_comes_back(folder):
 
 
 @test
+def feedback_goes_on_when_the_hub_ends_the_connection(folder):
+    with Hub(folder) as hub, Listener(hub) as device:
+        with Monitor(hub, verb="feedback") as m:
+            for i, kind in enumerate(("--close", "--detach", "--close")):
+                hub.trouble("amqp", kind, "1")
+                # The message itself would meet it, so the emulator's own command sends it.
+                hub.trouble("send", "d1", "x", "--ack", "full", "--message-id", f"m{i}")
+                device.take()
+                m.wait_said("Connection lost", times=i + 1)
+                line = m.line()
+                assert f"message_id=m{i}" in line, line
+            assert m.signal() == -signal.SIGINT
+            assert not m.rest()
+
+
+@test
 def what_the_hub_refuses_has_its_reason_and_remedy(folder):
     with Hub(folder) as hub:
         Registry(hub).create("d1")

@@ -41,11 +41,14 @@ unsigned outbox_segments_creatable(Outbox *o) {
 }
 
 /* A quota that gives room again does not show in statfs. A spare is made in the background, where a failure costs no
- * sender an error, and before anything gives way: so it may be tried again while a batch may not. */
+ * sender an error, and before anything gives way: so it may be tried again while a batch may not. The last segments are
+ * left to the batches that need them, one for each lane: while one is made nobody can have it, and in a batch that
+ * comes meanwhile messages would be refused, or give way, although there is room. */
 bool outbox_spare_may_be_made(Outbox *o) {
         bool again = usec_add(outbox_now_boottime(o), CREATE_BLOCKED_USEC) >= usec_add(o->create_blocked_until, CREATE_AGAIN_USEC);
 
-        return (again || !create_is_blocked(o)) && segments_with_room(o) > o->n_new_planned;
+        return (again || !create_is_blocked(o)) &&
+               segments_with_room(o) > o->n_new_planned + OUTBOX_N_MESSAGE_LANES;
 }
 
 bool outbox_segment_is_done(const OutboxSegment *s, const OutboxSettledSet *set) {

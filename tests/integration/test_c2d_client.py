@@ -1,10 +1,14 @@
 #!/usr/bin/env python3
 """Goal: iothubctl c2d send and feedback: a message reaches the device as it was given, what became of it is told by name
 and exit code, feedback of others stays with the hub. Method: devices that speak MQTT by hand, the emulator."""
+import contextlib
 import json
 import os
 import re
 import signal
+import socket
+import ssl
+import struct
 import urllib.parse
 
 import harness
@@ -214,6 +218,79 @@ def what_the_hub_refuses_has_its_reason_and_remedy(folder):
         assert r.returncode == EX_NOPERM and "SASL" in r.stderr, r
         r = send(hub, "d1", "x", "--amqp-port", str(harness.free_port()), check=False)
         assert r.returncode == EX_UNAVAILABLE and "connecting" in r.stderr, r
+
+
+class AcceptingPeer:
+    """Speaks AMQP as far as one message: accepts it and ends the connection, in one piece."""
+
+    def __init__(self, hub):
+        self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.tls.load_cert_chain(os.path.join(hub.folder, "server.pem"), os.path.join(hub.folder, "server-key.pem"))
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.port = self.server.getsockname()[1]
+        self.n = 0
+
+    @staticmethod
+    def _list(code, *items):
+        body = struct.pack(">I", len(items)) + b"".join(items)
+        return b"\0\x53" + bytes([code]) + b"\xd0" + struct.pack(">I", len(body)) + body
+
+    @staticmethod
+    def _text(code, text):
+        return bytes([code, len(text)]) + text.encode()
+
+    @staticmethod
+    def _uint(n):
+        return b"\x70" + struct.pack(">I", n)
+
+    def _frame(self, kind, *performative):
+        body = self._list(*performative)
+        return struct.pack(">IBBH", len(body) + 8, 2, kind, 0) + body
+
+    def _receive(self, f):
+        """The performative's code of the next frame; None: the end."""
+        head = f.read(8)
+        if len(head) < 8:
+            return None
+        if head[:4] == b"AMQP":
+            return "SASL" if head[4] == 3 else "AMQP"
+        body = f.read(struct.unpack(">I", head[:4])[0] - 8)
+        return body[2] if body else 0
+
+    def answers(self):
+        n, text = self._uint, self._text
+        error = self._list(0x1d, text(0xa3, "amqp:connection:forced"), text(0xa1, "moving"))
+        return {
+            "SASL": b"AMQP\x03\1\0\0" + self._frame(1, 0x40, text(0xa3, "PLAIN")),
+            0x41: self._frame(1, 0x44, b"\x50\0"),
+            "AMQP": b"AMQP\0\1\0\0" + self._frame(0, 0x10, text(0xa1, "peer")),
+            0x11: self._frame(0, 0x11, b"\x60\0\0", n(0), n(100), n(100)),
+            0x12: self._frame(0, 0x12, text(0xa1, "iothubctl-c2d"), n(0), b"\x41", b"\x50\2", b"\x50\0",
+                              self._list(0x28), self._list(0x29, text(0xa1, "/messages/devicebound"))) +
+                  self._frame(0, 0x13, n(0), n(100), n(0), n(100), n(0), n(0), n(10)),
+            0x14: self._frame(0, 0x15, b"\x41", n(0), n(0), b"\x41", self._list(0x24)) + self._frame(0, 0x18, error),
+        }
+
+    def serve(self):
+        answers = self.answers()
+        client, _ = self.server.accept()
+        with self.server, self.tls.wrap_socket(client, server_side=True) as connection, \
+                connection.makefile("rb") as f, contextlib.suppress(OSError):
+            while (code := self._receive(f)) is not None:
+                self.n += code == 0x14
+                if code in answers:
+                    connection.sendall(answers[code])
+
+
+@test
+def a_message_that_was_accepted_counts_as_sent_though_the_connection_ends_with_it(folder):
+    with Hub(folder) as hub:
+        peer = AcceptingPeer(hub)
+        serving = InBackground(peer.serve)
+        r = send(hub, "d1", "x", "--message-id", "m", "--amqp-port", str(peer.port))
+        assert r.stdout == "m: accepted\n" and not r.stderr, r
+        serving.result()
+        assert peer.n == 1
 
 
 @test

@@ -11,7 +11,8 @@ from harness import DEADLINE_SEC, IOTHUBCTL
 def run(*arguments, env=None):
     clean = {k: v for k, v in os.environ.items() if k not in ("IOTHUB_CONNECTION_STRING", "XDG_CONFIG_HOME")}
     return subprocess.run(
-        [IOTHUBCTL, *arguments], capture_output=True, text=True, timeout=DEADLINE_SEC, env={**clean, **(env or {})}
+        [IOTHUBCTL, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=DEADLINE_SEC,
+        env={**clean, **(env or {})},
     )
 
 

@@ -6,8 +6,8 @@
 #include "client/output.h"
 
 #define ANSWER_TIMEOUT_USEC (30 * USEC_PER_SEC)
-#define LAST_OUTPUT_USEC (250 * USEC_PER_MSEC) /* "at once" to a person; long to a pipe's reader   \
-                                                */
+/* "At once" to a person, and long to the reader of a pipe. */
+#define LAST_OUTPUT_USEC (250 * USEC_PER_MSEC)
 
 static void our_signals(sigset_t *set) {
         (void) sigemptyset(set); /* none of these can fail */

@@ -353,7 +353,7 @@ static int run(Monitor *m) {
         if (r != -EPIPE && m->retry.reached)
                 say_summary(m);
         if (n_lost > 0)
-                say_error("The reader of the output was too slow: its last %zu bytes are missing",
+                say_error("The last %zu bytes are missing in the output: its reader did not take them",
                           n_lost);
         if (r >= 0 && m->settings->count > 0 && !is_finished(m))
                 code = EXIT_TRY_AGAIN;

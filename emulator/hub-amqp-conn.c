@@ -489,11 +489,11 @@ void amqp_conn_turn(AmqpConn *c) {
         if (pn_connection_driver_has_event(&c->driver))
                 c->again = true;
         c->again = c->again && writable;
-        /* Who says nothing more has heard all that there was. */
         if (!c->open && monotonic() > c->open_until_usec) {
                 c->dead = true; /* Proton keeps time only once AMQP is spoken */
                 return;
         }
+        /* Who says nothing more has heard all that there was. */
         if (pn_connection_driver_finished(&c->driver) ||
             (pn_connection_driver_read_closed(&c->driver) && writable)) {
                 c->dead = true;
